@@ -1,0 +1,5 @@
+//! Answers questions about ultra-high-resolution aerial frames inside a fixed token budget, a fixed memory and a deadline.
+
+pub mod units;
+
+pub mod kernels;

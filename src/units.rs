@@ -1,0 +1,127 @@
+//! The numbers that cross a module, each with its unit.
+//!
+//! # Why
+//! A budget in tokens, a side in pixels and a slab in bytes are all integers; handed over bare, two of them swap places once and nobody sees it.
+
+use std::fmt;
+use std::ops::{Add, AddAssign, Sub};
+
+macro_rules! count {
+    ($(#[$doc:meta])* $name:ident, $repr:ty, $suffix:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(serde::Serialize, serde::Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub $repr);
+
+        impl Add for $name {
+            type Output = Self;
+            fn add(self, other: Self) -> Self {
+                Self(self.0.saturating_add(other.0))
+            }
+        }
+        impl AddAssign for $name {
+            fn add_assign(&mut self, other: Self) {
+                *self = *self + other;
+            }
+        }
+        impl Sub for $name {
+            type Output = Self;
+            /// Stops at zero: a count is never negative.
+            fn sub(self, other: Self) -> Self {
+                Self(self.0.saturating_sub(other.0))
+            }
+        }
+        impl std::iter::Sum for $name {
+            fn sum<I: Iterator<Item = Self>>(items: I) -> Self {
+                items.fold(Self(0), Add::add)
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!("{}", $suffix), self.0)
+            }
+        }
+    };
+}
+
+count!(
+    /// Visual or text tokens: rows of the decoder's input.
+    Tokens, u32, " tokens"
+);
+count!(
+    /// Picture elements along one side.
+    Px, u32, " px"
+);
+count!(
+    /// Memory or file size.
+    Bytes, u64, " bytes"
+);
+
+impl Tokens {
+    /// As an index or a length. `u32` always fits: the crate builds for 64-bit targets only.
+    #[must_use]
+    pub fn get(self) -> usize {
+        self.0 as usize
+    }
+    /// A length known to fit, or the largest count there is.
+    #[must_use]
+    pub fn of(len: usize) -> Self {
+        Self(u32::try_from(len).unwrap_or(u32::MAX))
+    }
+}
+
+impl Px {
+    #[must_use]
+    pub fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl Bytes {
+    /// Bytes of `len` values of type `T`.
+    #[must_use]
+    pub fn of<T>(len: usize) -> Self {
+        Self((len as u64).saturating_mul(size_of::<T>() as u64))
+    }
+    /// Mebibytes, for people.
+    #[must_use]
+    pub fn mib(self) -> f64 {
+        self.0 as f64 / (1024.0 * 1024.0)
+    }
+}
+
+/// Which view of the pyramid, coarsest (the anchor) first, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub struct ViewId(pub u8);
+
+impl ViewId {
+    pub const ANCHOR: Self = Self(0);
+    #[must_use]
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// A frame by the first eight bytes of its file's SHA-256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FrameId(pub [u8; 8]);
+
+impl fmt::Display for FrameId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_never_wrap() {
+        assert_eq!(Tokens(3) - Tokens(5), Tokens(0));
+        assert_eq!(Tokens(u32::MAX) + Tokens(1), Tokens(u32::MAX));
+        assert_eq!(Bytes::of::<f32>(3), Bytes(12));
+        assert_eq!(FrameId([0, 1, 2, 3, 4, 5, 6, 255]).to_string(), "00010203040506ff");
+    }
+}
