@@ -3,3 +3,9 @@
 pub mod units;
 
 pub mod kernels;
+
+pub mod geometry;
+
+pub mod config;
+
+pub mod compress;

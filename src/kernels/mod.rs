@@ -3,6 +3,8 @@
 //! # Why
 //! The only place with `unsafe` outside bindings, so that one folder holds everything a reviewer must prove.
 
+mod distance;
 mod pool;
 
-pub use pool::{Pool, Shards};
+pub use distance::{Isa, LANES, nearest, squared};
+pub use pool::Pool;

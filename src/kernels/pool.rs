@@ -192,7 +192,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 ///
 /// # Why
 /// `chunks_mut` can't be shared by a `Fn`: the borrow checker doesn't see that task numbers differ.
-pub struct Shards<'a, T> {
+struct Shards<'a, T> {
     start: *mut T,
     len: usize,
     _slice: std::marker::PhantomData<&'a mut [T]>,
@@ -202,7 +202,7 @@ pub struct Shards<'a, T> {
 unsafe impl<T: Send> Sync for Shards<'_, T> {}
 
 impl<'a, T> Shards<'a, T> {
-    pub fn new(slice: &'a mut [T]) -> Self {
+    fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len(), _slice: std::marker::PhantomData }
     }
 
@@ -214,7 +214,7 @@ impl<'a, T> Shards<'a, T> {
     /// # Panics
     /// If the range leaves the slice.
     #[allow(clippy::mut_from_ref)]
-    pub unsafe fn piece(&self, range: std::ops::Range<usize>) -> &mut [T] {
+    unsafe fn piece(&self, range: std::ops::Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "piece {range:?} of a slice of {}", self.len);
         // SAFETY: in bounds by the line above, alone by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.end - range.start) }
@@ -230,6 +230,24 @@ impl Pool {
             let start = number * piece;
             // SAFETY: pieces of different numbers don't overlap.
             task(number, unsafe { shards.piece(start..len.min(start + piece)) });
+        });
+    }
+
+    /// As [`Self::pieces`], with piece `number` of a second slice beside it (empty where that one is shorter).
+    pub fn pairs<A: Send, B: Send>(
+        &self,
+        data: &mut [A],
+        piece: usize,
+        beside: &mut [B],
+        beside_piece: usize,
+        task: &(dyn Fn(usize, &mut [A], &mut [B]) + Sync),
+    ) {
+        let len = beside.len();
+        let shards = Shards::new(beside);
+        self.pieces(data, piece, &|number, data| {
+            let start = (number * beside_piece).min(len);
+            // SAFETY: pieces of different numbers don't overlap.
+            task(number, data, unsafe { shards.piece(start..len.min(start + beside_piece)) });
         });
     }
 }

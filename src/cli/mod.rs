@@ -1,0 +1,157 @@
+//! The command line: one file a subcommand, and the one table of exit codes.
+
+mod ask;
+mod compress;
+mod model_logits;
+mod plan;
+mod views;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{ConfigError, Manifest, Profile};
+use crate::engine::EngineError;
+use crate::imaging::ImagingError;
+use crate::pipeline::PipelineError;
+use crate::planner::PlannerError;
+use crate::report::ReportError;
+
+/// Answers questions about ultra-high-resolution aerial frames inside a fixed token budget and a fixed memory.
+#[derive(Parser)]
+#[command(version, after_help = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 budget refusal, 5 bad or hostile input.")]
+pub struct Cli {
+    /// Device profile: host, sim, a6000, or a file ending in .toml
+    #[arg(long, global = true, default_value = "host")]
+    profile: String,
+    /// Model package: a folder with model.toml
+    #[arg(long, global = true, default_value = "models/uhr-nano", value_name = "DIR")]
+    model: PathBuf,
+    /// One JSON document a result on stdout
+    #[arg(long, global = true)]
+    json: bool,
+    /// No progress and no notes on stderr
+    #[arg(long, global = true)]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Ask one or more questions about a frame
+    Ask(ask::AskArgs),
+    /// Print the memory map of a profile and a model
+    Plan(plan::PlanArgs),
+    /// Show the views and tiles as the encoder gets them
+    Views(views::ViewsArgs),
+    /// The token compression alone, on given features
+    Compress(compress::CompressArgs),
+    /// Model packages and decoders
+    #[command(subcommand)]
+    Model(ModelCommand),
+}
+
+#[derive(Subcommand)]
+enum ModelCommand {
+    /// Logits of a decoder over given tokens, for parity with other runtimes
+    Logits(model_logits::LogitsArgs),
+}
+
+/// Why a command ended without doing what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Imaging(#[from] ImagingError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Planner(#[from] PlannerError),
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    #[error(transparent)]
+    Compress(#[from] compress::CompressCommandError),
+    #[error(transparent)]
+    Views(#[from] views::ViewsError),
+    #[error(transparent)]
+    Logits(#[from] model_logits::LogitsError),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Output(String),
+}
+
+impl CliError {
+    /// 1 refused or failed, 2 usage, 3 budget or deadline, 5 bad or hostile input.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Output(_) | Self::Report(_) => 1,
+            Self::Config(error) => config_code(error),
+            Self::Imaging(error) => error.exit_code(),
+            Self::Engine(error) => engine_code(error),
+            Self::Planner(error) => planner_code(error),
+            Self::Pipeline(error) => match error {
+                PipelineError::Config(error) => config_code(error),
+                PipelineError::Imaging(error) => error.exit_code(),
+                PipelineError::Engine(error) => engine_code(error),
+                PipelineError::Planner(error) => planner_code(error),
+                PipelineError::EmptyQuestion => 2,
+                PipelineError::Full(_) => 3,
+                PipelineError::Compress(_) | PipelineError::Stale(_) => 1,
+            },
+            Self::Compress(error) => error.exit_code(),
+            Self::Views(error) => error.exit_code(),
+            Self::Logits(error) => error.exit_code(),
+        }
+    }
+}
+
+fn config_code(error: &ConfigError) -> u8 {
+    match error {
+        ConfigError::OverBudget { .. } | ConfigError::ZeroBudget => 3,
+        ConfigError::Budget { .. } | ConfigError::NoProfile { .. } => 2,
+        ConfigError::Read { .. } => 1,
+        ConfigError::Parse { .. } | ConfigError::Value { .. } | ConfigError::Unlisted { .. } | ConfigError::Digest { .. } => 5,
+    }
+}
+
+fn engine_code(error: &EngineError) -> u8 {
+    match error {
+        EngineError::Full(_) => 3,
+        EngineError::Run { .. } | EngineError::Length { .. } => 1,
+        EngineError::Load { .. } | EngineError::Tensor { .. } | EngineError::Decoder(_) | EngineError::Tokenizer(_) => 5,
+    }
+}
+
+fn planner_code(error: &PlannerError) -> u8 {
+    match error {
+        PlannerError::Budget { .. } | PlannerError::Context { .. } | PlannerError::Text { .. } | PlannerError::NewTokens { .. } => 3,
+        PlannerError::Memory { .. } => 1,
+    }
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> Result<(), CliError> {
+        match &self.command {
+            Command::Ask(args) => ask::run(args, &self),
+            Command::Plan(args) => plan::run(args, &self),
+            Command::Views(args) => {
+                let (profile, manifest) = self.load()?;
+                Ok(views::run(args, &manifest.vision.shape, &profile.frame.into(), profile.engines.threads)?)
+            }
+            Command::Compress(args) => Ok(compress::run(args)?),
+            Command::Model(ModelCommand::Logits(args)) => Ok(model_logits::run(args)?),
+        }
+    }
+
+    fn load(&self) -> Result<(Profile, Manifest), CliError> {
+        Ok((Profile::load(&self.profile)?, Manifest::load(&self.model)?))
+    }
+}

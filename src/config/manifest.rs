@@ -1,0 +1,258 @@
+//! `model.toml`: everything the runtime knows about a model, and the digest of every file of its package.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::config::{ConfigError, parse};
+use crate::geometry::VisionShape;
+use crate::units::{Px, Tokens};
+
+/// The one format of this page.
+const FORMAT: u32 = 1;
+
+/// A package whose every file had the digest it should have when it was opened.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    pub name: String,
+    pub licence: String,
+    /// SHA-256 of `model.toml` itself: with the name, the model's id in receipts.
+    pub digest: Digest,
+    pub vision: Vision,
+    pub language: Language,
+    pub prompt: Prompt,
+}
+
+#[derive(Clone, Debug)]
+pub struct Vision {
+    pub shape: VisionShape,
+    /// Width d_v of a token's encoder features.
+    pub feature_dim: usize,
+    /// `[n,3,T,T]` f32 → `[n,P,d_v]`.
+    pub encoder: PathBuf,
+    /// `[n,d_v]` → `[n,d]`.
+    pub projector: PathBuf,
+    /// Eq. 5: `p` `[G,G,d]` and `q` `[S,d]`.
+    pub positions: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Language {
+    pub decoder: PathBuf,
+    pub tokenizer: PathBuf,
+    pub context: Tokens,
+    /// From 1: importance is read from this layer's attention.
+    pub interface_layer: usize,
+    pub stop: Vec<String>,
+}
+
+/// The template, cut at its image and its question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    pub before_image: String,
+    pub between: String,
+    pub after_question: String,
+}
+
+/// A SHA-256.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Digest(pub [u8; 32]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl Digest {
+    /// Of all bytes of `reader`, 64 KiB at a time.
+    pub fn of(mut reader: impl Read) -> std::io::Result<Self> {
+        let mut sha = Sha256::new();
+        let mut block = vec![0; 64 << 10];
+        loop {
+            match reader.read(&mut block)? {
+                0 => return Ok(Self(sha.finalize().into())),
+                read => sha.update(&block[..read]),
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct ManifestFile {
+    format: u32,
+    name: String,
+    licence: String,
+    vision: VisionFile,
+    language: LanguageFile,
+    prompt: PromptFile,
+    compression: CompressionFile,
+    files: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct VisionFile {
+    tile_px: u32,
+    patch_px: u32,
+    views_px: Vec<u32>,
+    mean: [f32; 3],
+    std: [f32; 3],
+    pad: String,
+    feature_dim: usize,
+    encoder: String,
+    projector: String,
+    positions: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct LanguageFile {
+    decoder: String,
+    tokenizer: String,
+    context: u32,
+    interface_layer: usize,
+    stop: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct PromptFile {
+    template: String,
+    #[serde(default)]
+    system: String,
+    /// Only a question with choices uses it.
+    #[serde(default, rename = "choice-suffix")]
+    _choice_suffix: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct CompressionFile {
+    policy: String,
+}
+
+impl Manifest {
+    /// Opens the package in folder `dir`: parses `model.toml`, then checks that the folder holds the listed files and no others, each with its digest.
+    pub fn load(dir: &Path) -> Result<Self, ConfigError> {
+        let path = dir.join("model.toml");
+        let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        let file: ManifestFile = parse(&path, &text)?;
+        check_files(dir, &path, &file.files)?;
+        let digest = Digest(Sha256::digest(text.as_bytes()).into());
+        Self::validate(dir, &path, file, digest)
+    }
+
+    fn validate(dir: &Path, path: &Path, file: ManifestFile, digest: Digest) -> Result<Self, ConfigError> {
+        let value = |key: &'static str, found: String, wanted: &str| ConfigError::Value {
+            path: path.to_owned(),
+            key,
+            found,
+            wanted: wanted.to_owned(),
+        };
+        let listed = |name: &str| {
+            if file.files.contains_key(name) {
+                return Ok(dir.join(name));
+            }
+            Err(ConfigError::Unlisted { path: path.to_owned(), file: name.to_owned() })
+        };
+        if file.format != FORMAT {
+            return Err(value("format", file.format.to_string(), "1"));
+        }
+        let (vision, language, prompt) = (&file.vision, &file.language, &file.prompt);
+        if vision.pad != "mean" {
+            return Err(value("vision.pad", format!("{:?}", vision.pad), "\"mean\""));
+        }
+        if file.compression.policy != "paper" {
+            return Err(value("compression.policy", format!("{:?}", file.compression.policy), "\"paper\""));
+        }
+        if !(1..=1 << 14).contains(&vision.feature_dim) {
+            return Err(value("vision.feature-dim", vision.feature_dim.to_string(), "1 to 16384"));
+        }
+        if !(1..=1 << 20).contains(&language.context) {
+            return Err(value("language.context", language.context.to_string(), "1 to 1048576"));
+        }
+        if language.interface_layer == 0 {
+            return Err(value("language.interface-layer", "0".into(), "1 or more: layers count from 1"));
+        }
+        if language.stop.is_empty() {
+            return Err(value("language.stop", "[]".into(), "at least one token"));
+        }
+        let shape = VisionShape::new(
+            vision.views_px.iter().copied().map(Px).collect(),
+            Px(vision.tile_px),
+            Px(vision.patch_px),
+            vision.mean,
+            vision.std,
+        )
+        .map_err(|error| value("vision", error.to_string(), "views of whole tiles, tiles of whole patches"))?;
+        let template = prompt.template.replace("{system}", &prompt.system);
+        let cut = template.split_once("{image}").and_then(|(before, rest)| {
+            let (between, after) = rest.split_once("{question}")?;
+            Some(Prompt { before_image: before.into(), between: between.into(), after_question: after.into() })
+        });
+        let prompt = cut.ok_or_else(|| value("prompt.template", format!("{template:?}"), "one {image} and after it one {question}"))?;
+        Ok(Self {
+            vision: Vision {
+                shape,
+                feature_dim: vision.feature_dim,
+                encoder: listed(&vision.encoder)?,
+                projector: listed(&vision.projector)?,
+                positions: vision.positions.as_deref().map(listed).transpose()?,
+            },
+            language: Language {
+                decoder: listed(&language.decoder)?,
+                tokenizer: listed(&language.tokenizer)?,
+                context: Tokens(language.context),
+                interface_layer: language.interface_layer,
+                stop: language.stop.clone(),
+            },
+            prompt,
+            digest,
+            name: file.name,
+            licence: file.licence,
+        })
+    }
+}
+
+/// Every file of `dir` is listed with its digest, and every listed file is there.
+fn check_files(dir: &Path, path: &Path, listed: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    let read = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ConfigError::Read { path, source }
+    };
+    for entry in std::fs::read_dir(dir).map_err(read(dir))? {
+        let entry = entry.map_err(read(dir))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name != "model.toml" && !listed.contains_key(&name) {
+            return Err(ConfigError::Unlisted { path: path.to_owned(), file: name });
+        }
+    }
+    for (name, wanted) in listed {
+        if Path::new(name).file_name().is_none_or(|plain| plain != name.as_str()) {
+            return Err(ConfigError::Value {
+                path: path.to_owned(),
+                key: "files",
+                found: name.clone(),
+                wanted: "a plain name in the package's own folder".into(),
+            });
+        }
+        let file = dir.join(name);
+        let found = Digest::of(std::fs::File::open(&file).map_err(read(&file))?).map_err(read(&file))?.to_string();
+        if found != wanted.to_lowercase() {
+            return Err(ConfigError::Digest { path: file, wanted: wanted.clone(), found });
+        }
+    }
+    Ok(())
+}

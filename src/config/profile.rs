@@ -1,0 +1,259 @@
+//! The device profile: memory, frame and token limits, engines and threads. One file a device in `firmware-config/`, compiled in.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::config::{Budget, ConfigError, PRESETS, parse};
+use crate::units::{Bytes, Px, Tokens};
+
+/// Profiles that a lone binary knows: name and text.
+const BUILT_IN: [(&str, &str); 3] = [
+    ("host", include_str!("../../firmware-config/host.toml")),
+    ("sim", include_str!("../../firmware-config/sim.toml")),
+    ("a6000", include_str!("../../firmware-config/a6000.toml")),
+];
+
+/// A validated device profile.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    pub name: String,
+    /// What the process may plan for in all.
+    pub memory_limit: Bytes,
+    pub frame: FrameLimits,
+    pub tokens: TokenLimits,
+    pub compression: Compression,
+    pub engines: Engines,
+}
+
+/// The largest frame a profile admits, and how many it holds at once.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameLimits {
+    pub max_pixels: u64,
+    pub max_side: Px,
+    pub slots: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct TokenLimits {
+    /// The budget of a question that names none: a preset, a total or a list.
+    pub default_budget: String,
+    pub max_visual: Tokens,
+    /// Template and question together.
+    pub max_text: Tokens,
+    pub max_new: Tokens,
+}
+
+/// Knobs of k-means (Eq. 13–14 of UHR-BAT).
+#[derive(Clone, Copy, Debug)]
+pub struct Compression {
+    pub clusters: u32,
+    pub max_iterations: u32,
+    pub seed: u64,
+    pub lambda_feature: f32,
+    pub lambda_position: f32,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Engines {
+    pub vision: EngineKind,
+    pub language: EngineKind,
+    pub threads: usize,
+    /// Tokens projected at once.
+    pub projection_chunk: Tokens,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineKind {
+    /// tract on the CPU.
+    Onnx,
+    /// The crate's own int4 decoder on the CPU.
+    Gguf,
+    /// Seeded, made-up outputs.
+    Scripted,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct ProfileFile {
+    name: String,
+    memory: MemoryFile,
+    frame: FrameFile,
+    tokens: TokensFile,
+    compression: CompressionFile,
+    engines: EnginesFile,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct MemoryFile {
+    limit_mib: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct FrameFile {
+    max_megapixels: u64,
+    max_side_px: u32,
+    slots: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct TokensFile {
+    budget: String,
+    max_visual_tokens: u32,
+    max_text_tokens: u32,
+    max_new_tokens: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct CompressionFile {
+    clusters: u32,
+    max_iterations: u32,
+    seed: u64,
+    lambda_feature: f32,
+    lambda_position: f32,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct EnginesFile {
+    vision: EngineKind,
+    language: EngineKind,
+    threads: usize,
+    projection_chunk_tokens: u32,
+}
+
+impl Profile {
+    /// The built-in profile `name`, or the file it names when it ends in `.toml`.
+    pub fn load(name: &str) -> Result<Self, ConfigError> {
+        if Path::new(name).extension().is_some_and(|ending| ending == "toml") {
+            let path = PathBuf::from(name);
+            let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+            return Self::parse(&path, &text);
+        }
+        let known = || BUILT_IN.map(|(name, _)| name).join(", ");
+        let (_, text) = BUILT_IN
+            .iter()
+            .find(|(built_in, _)| *built_in == name)
+            .ok_or_else(|| ConfigError::NoProfile { name: name.to_owned(), known: known() })?;
+        Self::parse(&Path::new("firmware-config").join(format!("{name}.toml")), text)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let file: ProfileFile = parse(path, text)?;
+        let check = |key: &'static str, value: u64, range: std::ops::RangeInclusive<u64>| {
+            if range.contains(&value) {
+                return Ok(());
+            }
+            Err(ConfigError::Value {
+                path: path.to_owned(),
+                key,
+                found: value.to_string(),
+                wanted: format!("{} to {}", range.start(), range.end()),
+            })
+        };
+        let (frame, tokens, compression, engines) = (&file.frame, &file.tokens, &file.compression, &file.engines);
+        check("memory.limit-mib", file.memory.limit_mib, 64..=1 << 20)?;
+        check("frame.max-megapixels", frame.max_megapixels, 1..=1_000)?;
+        check("frame.max-side-px", frame.max_side_px.into(), 1..=65_500)?;
+        check("frame.slots", frame.slots as u64, 1..=64)?;
+        check("tokens.max-visual-tokens", tokens.max_visual_tokens.into(), 1..=1 << 20)?;
+        check("tokens.max-text-tokens", tokens.max_text_tokens.into(), 1..=1 << 16)?;
+        check("tokens.max-new-tokens", tokens.max_new_tokens.into(), 1..=1 << 16)?;
+        check("compression.clusters", compression.clusters.into(), 1..=65_535)?;
+        check("compression.max-iterations", compression.max_iterations.into(), 1..=1_000)?;
+        check("engines.threads", engines.threads as u64, 1..=256)?;
+        check("engines.projection-chunk-tokens", engines.projection_chunk_tokens.into(), 1..=1 << 16)?;
+        for (key, value) in
+            [("compression.lambda-feature", compression.lambda_feature), ("compression.lambda-position", compression.lambda_position)]
+        {
+            if !value.is_finite() || value < 0.0 {
+                return Err(ConfigError::Value {
+                    path: path.to_owned(),
+                    key,
+                    found: value.to_string(),
+                    wanted: "a finite number, 0 or more".into(),
+                });
+            }
+        }
+        for (key, kind, allowed) in [
+            ("engines.vision", engines.vision, [EngineKind::Onnx, EngineKind::Scripted]),
+            ("engines.language", engines.language, [EngineKind::Gguf, EngineKind::Scripted]),
+        ] {
+            if !allowed.contains(&kind) {
+                return Err(ConfigError::Value {
+                    path: path.to_owned(),
+                    key,
+                    found: format!("{kind:?}"),
+                    wanted: format!("one of {allowed:?}"),
+                });
+            }
+        }
+        if !PRESETS.iter().any(|(name, _)| *name == tokens.budget) {
+            let views = tokens.budget.split(',').count();
+            Budget::parse(&tokens.budget, if views == 1 { 4 } else { views })?;
+        }
+        Ok(Self {
+            memory_limit: Bytes(file.memory.limit_mib << 20),
+            frame: FrameLimits { max_pixels: frame.max_megapixels * 1_000_000, max_side: Px(frame.max_side_px), slots: frame.slots },
+            tokens: TokenLimits {
+                default_budget: tokens.budget.clone(),
+                max_visual: Tokens(tokens.max_visual_tokens),
+                max_text: Tokens(tokens.max_text_tokens),
+                max_new: Tokens(tokens.max_new_tokens),
+            },
+            compression: Compression {
+                clusters: compression.clusters,
+                max_iterations: compression.max_iterations,
+                seed: compression.seed,
+                lambda_feature: compression.lambda_feature,
+                lambda_position: compression.lambda_position,
+            },
+            engines: Engines {
+                vision: engines.vision,
+                language: engines.language,
+                threads: engines.threads,
+                projection_chunk: Tokens(engines.projection_chunk_tokens),
+            },
+            name: file.name,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_profiles_load_under_their_own_names() {
+        for (name, _) in BUILT_IN {
+            assert_eq!(Profile::load(name).unwrap().name, name);
+        }
+    }
+
+    #[test]
+    fn bad_profiles_say_what_was_wanted_and_what_was_there() {
+        let host = BUILT_IN[0].1;
+        let cases = [
+            ("limit-mib = 2048", "limit-mib = 1", "memory.limit-mib = 1: wanted 64 to 1048576"),
+            ("limit-mib = 2048", "limit-bytes = 2048", "unknown field `limit-bytes`"),
+            ("threads = 2", "threads = 0", "engines.threads = 0: wanted 1 to 256"),
+            ("threads = 2", "threads = -2", "invalid value"),
+            ("lambda-feature = 1.0", "lambda-feature = nan", "compression.lambda-feature = NaN: wanted a finite number"),
+            ("vision = \"onnx\"", "vision = \"gguf\"", "engines.vision = Gguf: wanted one of [Onnx, Scripted]"),
+            ("budget = \"onboard\"", "budget = \"huge\"", "budget \"huge\": wanted onboard"),
+            ("name = \"host\"", "", "missing field `name`"),
+        ];
+        for (there, instead, message) in cases {
+            assert!(host.contains(there), "{there}");
+            let error = Profile::parse(Path::new("p.toml"), &host.replacen(there, instead, 1)).unwrap_err().to_string();
+            assert!(error.contains(message), "{instead}: {error}");
+        }
+        let error = Profile::load("jetson").unwrap_err().to_string();
+        assert!(error.contains("wanted one of host, sim, a6000"), "{error}");
+    }
+}

@@ -1,0 +1,59 @@
+//! What runs a network: the vision encoder, the projector and the decoder, each behind a trait; here alone is known that there are several of each.
+//!
+//! # Why
+//! A shape or a type that an engine can't serve is found at load, by the tensor's name, and never in flight. Sizes of weights and
+//! workspaces are told to the memory map before a question comes.
+
+pub mod decoder;
+pub mod onnx;
+pub mod scripted;
+mod tokenizer;
+
+use std::path::PathBuf;
+
+use half::f16;
+
+use crate::arena::{Full, KvCache};
+use crate::kernels::Pool;
+use crate::units::{Bytes, Tokens};
+
+pub use tokenizer::{Tokenizer, TokenizerError};
+
+/// What an engine could not do, with wanted and found.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("{path}: {reason}")]
+    Load { path: PathBuf, reason: String },
+    #[error("{path}: tensor {tensor}: wanted {wanted}, found {found}")]
+    Tensor { path: PathBuf, tensor: String, wanted: String, found: String },
+    #[error("{engine}: {reason}")]
+    Run { engine: &'static str, reason: String },
+    #[error("{engine}: wanted {wanted} values of {what}, found {found}")]
+    Length { engine: &'static str, what: &'static str, wanted: usize, found: usize },
+    #[error(transparent)]
+    Full(#[from] Full),
+    #[error(transparent)]
+    Decoder(#[from] decoder::DecoderError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+}
+
+/// Tiles to features.
+pub trait VisionEncoder: Send {
+    /// For receipts: library, version, arithmetic.
+    fn id(&self) -> &str;
+    /// Weights and workspace.
+    fn bytes(&self) -> Bytes;
+    /// `tiles` `[n,3,T,T]` f32, normalised → `out` `[n,P,d_v]` f16, tiles shared out over `pool`. A tile's features don't depend on its neighbours.
+    fn encode(&mut self, tiles: &[f32], out: &mut [f16], pool: &Pool) -> Result<(), EngineError>;
+}
+
+/// Features to the decoder's width.
+pub trait Projector: Send {
+    fn id(&self) -> &str;
+    fn bytes(&self) -> Bytes;
+    /// Most rows of a call.
+    fn chunk(&self) -> Tokens;
+    /// `features` `[n,d_v]` f16 → `out` `[n,d]` f32.
+    fn project(&mut self, features: &[f16], out: &mut [f32]) -> Result<(), EngineError>;
+}

@@ -1,0 +1,28 @@
+//! Where things are: views of a frame, the letterbox, tiles, tokens and the pixels of the original frame behind each. Pure maths.
+//!
+//! Units: view pixels count from the view's upper left corner, padding included; frame pixels from the frame's, after its orientation
+//! is applied. Tokens of a view are numbered in raster order, `y · U + x`.
+//!
+//! # Why
+//! Every other room asks here and none computes a place of its own, so that an evidence box and a token's patch can't disagree.
+
+mod layout;
+mod shape;
+
+pub use layout::{Content, Layout, Rect, ViewLayout};
+pub use shape::VisionShape;
+
+use crate::units::Px;
+
+/// Sides that don't fit each other.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GeometryError {
+    #[error("views-px: wanted 1 to {max} sides, rising, each a whole number of tiles of {tile}; found {found:?}")]
+    Views { max: usize, tile: Px, found: Vec<Px> },
+    #[error("tile-px: wanted a whole number of patches of {patch}, at most {max}; found {found}")]
+    Tile { patch: Px, max: Px, found: Px },
+    #[error("mean and std: wanted a mean in 0 to 1 and a std above 0; found {found}")]
+    Colour { found: String },
+    #[error("frame: wanted at least 1 x 1 px, found {width} x {height} px")]
+    EmptyFrame { width: u32, height: u32 },
+}

@@ -1,0 +1,138 @@
+//! What leaves with every answer: what was asked of the machine, what it did, and what it left out.
+
+use serde::Serialize;
+
+use crate::geometry::Rect;
+
+/// An answer with its receipt: the document of `ask --json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Answer {
+    pub text: String,
+    /// The letter, of a question with choices.
+    pub choice: Option<char>,
+    pub choices: Vec<Choice>,
+    pub margin: Option<f32>,
+    pub finish: Finish,
+    pub receipt: Receipt,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Choice {
+    pub letter: char,
+    pub logprob: f32,
+}
+
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finish {
+    /// The model's stop token.
+    Stop,
+    /// The most new tokens allowed.
+    Length,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Receipt {
+    /// Name and first bytes of the manifest's digest.
+    pub model: String,
+    pub profile: String,
+    pub engines: EngineIds,
+    pub seed: u64,
+    pub policy: &'static str,
+    pub mode: &'static str,
+    pub budget: BudgetUse,
+    /// What is not as asked for, in words.
+    pub degraded: Vec<String>,
+    pub stages_ms: Stages,
+    /// Empty until a calibration of the device exists.
+    pub predicted_ms: serde_json::Map<String, serde_json::Value>,
+    pub memory: Memory,
+    pub evidence: Vec<Evidence>,
+    pub frames: Vec<FrameRecord>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct EngineIds {
+    pub encoder: String,
+    pub projector: String,
+    pub decoder: String,
+    pub partition: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct BudgetUse {
+    pub total: u32,
+    pub per_view: Vec<ViewUse>,
+}
+
+/// One view's share and what came of it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ViewUse {
+    pub view_px: u32,
+    pub budget: u32,
+    /// `kept + merged`; never above `budget`.
+    pub tokens: u32,
+    pub regions: u32,
+    /// Regions that the cut left without any token.
+    pub regions_starved: u32,
+    pub kept: u32,
+    pub merged: u32,
+    /// Tiles of the view, padding included.
+    pub tiles: u32,
+    /// Tiles that are not all padding: those the encoder saw.
+    pub tiles_encoded: u32,
+    /// Of a dropped view: the view that got its budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_moved_to_px: Option<u32>,
+}
+
+/// Milliseconds a stage. Stages at ingest are 0 for a question on a frame that was there already.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Stages {
+    pub decode: f64,
+    pub views: f64,
+    pub encode: f64,
+    pub regions: f64,
+    pub anchor: f64,
+    pub select: f64,
+    pub merge: f64,
+    pub prefill: f64,
+    pub generate: f64,
+    pub total: f64,
+    /// From the start of the work on this question (ingest included, where it was this question's) to its first token.
+    pub first_token: f64,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Memory {
+    pub planned_bytes: u64,
+    /// Largest resident set of the process so far; 0 where the system doesn't tell.
+    pub peak_bytes: u64,
+}
+
+/// A place the answer rests on, in pixels of the original frame.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Evidence {
+    pub x: f64,
+    pub y: f64,
+    pub w: f64,
+    pub h: f64,
+    /// The best score in it.
+    pub score: f32,
+}
+
+impl Evidence {
+    #[must_use]
+    pub fn new(rect: Rect, score: f32) -> Self {
+        Self { x: rect.x, y: rect.y, w: rect.w, h: rect.h, score }
+    }
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct FrameRecord {
+    pub id: String,
+    pub w: u32,
+    pub h: u32,
+    pub sha256: String,
+}

