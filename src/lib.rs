@@ -8,4 +8,8 @@ pub mod geometry;
 
 pub mod config;
 
+pub mod arena;
+
 pub mod compress;
+
+pub mod engine;

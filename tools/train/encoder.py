@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from PIL import Image
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scenes"))
@@ -66,7 +67,20 @@ class Encoder(nn.Module):
         return x.flatten(2).transpose(1, 2)
 
 
-def draw_tile(rng, sources, view, empty=False):
+def vary(rng, picture):
+    """A background as another place, season or sensor might show it: the few pictures there are must stand for all unseen ones."""
+    x = np.asarray(picture, np.float32)
+    grey = x.mean(2, keepdims=True)
+    x = grey + (x - grey) * rng.uniform(0.0, 1.3)
+    if rng.random() < 0.4:
+        x = x[..., rng.sample(range(3), 3)]
+    mean = x.mean((0, 1), keepdims=True)
+    x = mean + (x - mean) * rng.uniform(0.7, 1.8)
+    x = x * np.array([rng.uniform(0.75, 1.2) for _ in range(3)], np.float32) + rng.uniform(-25, 35)
+    return Image.fromarray(x.clip(0, 255).astype(np.uint8))
+
+
+def draw_tile(rng, sources, view, empty=False, varied=True):
     """A tile as the encoder gets it at `view`, its labels [16,24,24], and its objects with their centres in patches."""
     zoom = scenes.FINEST_PX / VIEWS[view]
     side = TILE * zoom
@@ -95,6 +109,10 @@ def draw_tile(rng, sources, view, empty=False):
         left, top = rng.randrange(source.width - w + 1), rng.randrange(source.height - w + 1)
         gain = rng.uniform(0.75, 1.15)
         picture = source.crop((left, top, left + w, top + w)).point(lambda v: int(min(255, v * gain)))
+    if varied and rng.random() < 0.7:
+        if max(picture.size) > 512:
+            picture = picture.resize((512, 512), Image.BICUBIC)
+        picture = vary(rng, picture)
     scene = scenes.Scene(side, side, things, clutter, picture, rng.uniform(1.0, 4.0))
     pixels = scenes.render(scene, (0, 0, side, side), TILE, TILE, rng.getrandbits(31))
     labels = np.zeros((HEADS, GRID, GRID), np.float32)
@@ -146,7 +164,7 @@ def check(model, cache, split, tiles=24):
     model.eval()
     sources, rng, lines = backgrounds.load(cache, split), random.Random(99), []
     for view in range(4):
-        drawn = [draw_tile(rng, sources, view) for _ in range(tiles)]
+        drawn = [draw_tile(rng, sources, view, varied=False) for _ in range(tiles)]
         truth = torch.from_numpy(np.stack([d[1] for d in drawn]))
         p = torch.cat([torch.sigmoid(model(normalise(np.stack([d[0] for d in drawn[i : i + 8]])), logits=True)) for i in range(0, tiles, 8)])
         hit, real = p[:, OBJECT] > 0.5, truth[:, OBJECT] > 0.5
@@ -195,14 +213,18 @@ def main():
         weight[CLUTTER] = 0.1
         weight[PART] = 0.3
         loss = (F.binary_cross_entropy_with_logits(logits, y, reduction="none") * weight).sum() / y[:, OBJECT].sum().clamp(8)
+        on = y[:, OBJECT] > 0.5
+        if on.any():  # which class, given an object: the hardest of the sixteen, and rare among the patches
+            picked = logits.permute(0, 2, 3, 1)[on]
+            loss = loss + F.cross_entropy(picked[:, CLASS : CLASS + 6], y.permute(0, 2, 3, 1)[on][:, CLASS : CLASS + 6].argmax(1))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimiser.step()
         ema = loss.item() if ema is None else 0.98 * ema + 0.02 * loss.item()
         step += 1
-        if time.time() - last > 120:
-            line = f"{spent + (time.time() - begun) / 60:.1f} min, {step} updates, loss {ema:.3f}; precision/recall class colour a view: {check(model, args.cache, 'train')}"
+        if time.time() - last > 180:
+            line = f"{spent + (time.time() - begun) / 60:.1f} min, {step} updates, loss {ema:.3f}; precision/recall class colour a view: {check(model, args.cache, 'train')}; unseen: {check(model, args.cache, 'test')}"
             print(line, flush=True)
             log.write(line + "\n")
             log.flush()

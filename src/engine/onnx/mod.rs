@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::infer::Factoid as _;
 
 use crate::engine::{EngineError, Projector, VisionEncoder};
 use crate::kernels::Pool;
@@ -64,7 +65,7 @@ impl Graph {
         }
         let declared = model.input_fact(0).map_err(refuse)?.clone();
         let wanted = InferenceFact::dt_shape(f32::datum_type(), input);
-        if declared.clone().unify_with(&wanted).is_err() {
+        if declared.unify(&wanted).is_err() {
             return Err(EngineError::Tensor {
                 path: path.to_owned(),
                 tensor: "input 0".into(),

@@ -1,0 +1,133 @@
+//! Frame slots: what an ingested frame leaves behind for its questions.
+
+use half::f16;
+
+use crate::arena::Stale;
+use crate::geometry::{Layout, VisionShape};
+use crate::units::Bytes;
+
+/// One frame's features, regions and projected anchor, for the largest frame there can be.
+pub struct FrameSlot {
+    epoch: u64,
+    /// `[Σ N_s, d_v]` f16, view after view, raster order.
+    pub features: Vec<f16>,
+    /// Region of each token, as `features`.
+    pub labels: Vec<u32>,
+    /// Regions of each view.
+    pub regions: Vec<usize>,
+    /// h⁽¹⁾ of the anchor's unmasked tokens, `[n, d]` f16 in front.
+    pub anchor: Vec<f16>,
+    /// Where the frame lies in its views; `None` while the slot is empty.
+    pub layout: Option<Layout>,
+    /// First token of each view.
+    starts: Vec<usize>,
+    dim: usize,
+}
+
+/// A frame in a slot, good until the slot is given to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameLease {
+    slot: usize,
+    epoch: u64,
+}
+
+/// All slots, made at start.
+pub struct FrameSlots {
+    slots: Vec<FrameSlot>,
+    epoch: u64,
+}
+
+impl FrameSlot {
+    fn new(shape: &VisionShape, feature_dim: usize, hidden: usize) -> Self {
+        let all = shape.all_tokens().get();
+        let starts = (0..=shape.views().len()).map(|view| (0..view).map(|view| shape.tokens(view).get()).sum()).collect();
+        Self {
+            epoch: 0,
+            features: vec![f16::ZERO; all * feature_dim],
+            labels: vec![0; all],
+            regions: vec![0; shape.views().len()],
+            anchor: vec![f16::ZERO; shape.tokens(0).get() * hidden],
+            layout: None,
+            starts,
+            dim: feature_dim,
+        }
+    }
+
+    /// Features of a view, `[N_s, d_v]`.
+    #[must_use]
+    pub fn view_features(&self, view: usize) -> &[f16] {
+        &self.features[self.starts[view] * self.dim..self.starts[view + 1] * self.dim]
+    }
+
+    /// As [`Self::view_features`], to write.
+    pub fn view_features_mut(&mut self, view: usize) -> &mut [f16] {
+        &mut self.features[self.starts[view] * self.dim..self.starts[view + 1] * self.dim]
+    }
+
+    /// Labels of a view, `[N_s]`.
+    #[must_use]
+    pub fn view_labels(&self, view: usize) -> &[u32] {
+        &self.labels[self.starts[view]..self.starts[view + 1]]
+    }
+
+    /// Features and, to write, labels of a view.
+    pub fn view_parts(&mut self, view: usize) -> (&[f16], &mut [u32]) {
+        let (start, end) = (self.starts[view], self.starts[view + 1]);
+        (&self.features[start * self.dim..end * self.dim], &mut self.labels[start..end])
+    }
+}
+
+impl FrameSlots {
+    /// `count` slots for frames of `shape`, features of `feature_dim` and projected rows of `hidden` values.
+    #[must_use]
+    pub fn new(count: usize, shape: &VisionShape, feature_dim: usize, hidden: usize) -> Self {
+        Self { slots: (0..count).map(|_| FrameSlot::new(shape, feature_dim, hidden)).collect(), epoch: 0 }
+    }
+
+    /// What one slot of [`Self::new`] allocates.
+    #[must_use]
+    pub fn slot_bytes(shape: &VisionShape, feature_dim: usize, hidden: usize) -> Bytes {
+        let all = shape.all_tokens().get();
+        Bytes::of::<f16>(all * feature_dim + shape.tokens(0).get() * hidden) + Bytes::of::<u32>(all)
+    }
+
+    /// Gives the slot that was taken longest ago to a new frame; leases of its old frame end.
+    pub fn take(&mut self) -> FrameLease {
+        self.epoch += 1;
+        let oldest = (0..self.slots.len()).min_by_key(|&slot| self.slots[slot].epoch).unwrap_or(0);
+        self.slots[oldest].epoch = self.epoch;
+        self.slots[oldest].layout = None;
+        FrameLease { slot: oldest, epoch: self.epoch }
+    }
+
+    /// # Errors
+    /// [`Stale`] when the slot holds another frame by now.
+    pub fn get(&self, lease: FrameLease) -> Result<&FrameSlot, Stale> {
+        let slot = &self.slots[lease.slot];
+        if slot.epoch == lease.epoch { Ok(slot) } else { Err(Stale { what: "frame", held: lease.epoch, now: slot.epoch }) }
+    }
+
+    /// As [`Self::get`], to write.
+    pub fn get_mut(&mut self, lease: FrameLease) -> Result<&mut FrameSlot, Stale> {
+        self.get(lease)?;
+        Ok(&mut self.slots[lease.slot])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Px;
+
+    #[test]
+    fn the_oldest_slot_goes_first_and_its_lease_ends() {
+        let shape = VisionShape::new(vec![Px(28)], Px(28), Px(14), [0.5; 3], [0.5; 3]).unwrap();
+        let mut slots = FrameSlots::new(2, &shape, 3, 2);
+        let (a, b) = (slots.take(), slots.take());
+        assert!(slots.get(a).is_ok() && slots.get(b).is_ok());
+        let c = slots.take();
+        assert_eq!(slots.get(a).err(), Some(Stale { what: "frame", held: 1, now: 3 }));
+        assert!(slots.get(b).is_ok() && slots.get(c).is_ok());
+        assert_eq!(slots.get(b).unwrap().view_features(0).len(), 12);
+    }
+}

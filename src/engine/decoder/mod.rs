@@ -1,0 +1,111 @@
+//! The language model on the CPU: GGUF files of the llama architecture, int4 weights, keys and values in the caller's cache.
+//!
+//! # Why
+//! UHR-BAT needs what no runtime offers together: rows given in place of ids, the attention of one layer, and memory that never grows. A
+//! prompt goes through in chunks of rows; every buffer is made at load, and no call after that allocates.
+
+mod gguf;
+mod llama;
+
+use std::path::PathBuf;
+
+use half::f16;
+
+use crate::arena::{Full, KvCache};
+use crate::units::Bytes;
+
+pub use gguf::Gguf;
+pub use llama::Llama;
+
+/// What a decoder file or a call got wrong, with wanted and found.
+#[derive(Debug, thiserror::Error)]
+pub enum DecoderError {
+    #[error("{path}: {reason}")]
+    Format { path: PathBuf, reason: String },
+    #[error("{path}: {key}: wanted {wanted}, found {found}")]
+    Key { path: PathBuf, key: String, wanted: String, found: String },
+    #[error("{path}: tensor {tensor}: wanted {wanted}, found {found}")]
+    Tensor { path: PathBuf, tensor: String, wanted: String, found: String },
+    #[error(transparent)]
+    Full(#[from] Full),
+    #[error("token id {found}: wanted one below {vocab}")]
+    Id { found: u32, vocab: usize },
+    #[error("{what}: wanted {wanted} values, found {found}")]
+    Length { what: &'static str, wanted: usize, found: usize },
+    #[error("importance at layer {layer}: wanted finite scores, found {found} at token {token}")]
+    NotFinite { layer: usize, token: usize, found: f32 },
+    #[error("interface layer {found}: wanted 1 to {layers}")]
+    Layer { found: usize, layers: usize },
+}
+
+/// Sizes of a decoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecoderShape {
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub hidden: usize,
+    pub ffn: usize,
+    pub vocab: usize,
+    pub context: usize,
+}
+
+impl DecoderShape {
+    /// Values of a position's keys in a layer.
+    #[must_use]
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+}
+
+/// A run of input positions.
+#[derive(Clone, Copy, Debug)]
+pub enum Segment<'a> {
+    /// Through the embedding table.
+    Ids(&'a [u32]),
+    /// As given, `[n, hidden]`.
+    Rows(&'a [f16]),
+}
+
+impl Segment<'_> {
+    /// Positions, for rows of `hidden` values.
+    #[must_use]
+    pub fn len(&self, hidden: usize) -> usize {
+        match self {
+            Self::Ids(ids) => ids.len(),
+            Self::Rows(rows) => rows.len() / hidden,
+        }
+    }
+}
+
+/// Prompt to logits, and the attention that importance is read from. Nothing here allocates.
+pub trait Decoder: Send {
+    fn id(&self) -> &str;
+    fn shape(&self) -> &DecoderShape;
+    fn weights(&self) -> Bytes;
+    fn workspace(&self) -> Bytes;
+    /// Importance (Eq. 2): runs layers 1 to L−1 over the segments, layer L as far as its attention, and writes for each position of segment
+    /// `image` the mean over heads and over all rows after the image. `scores`: `[positions of the image]`.
+    fn attend(
+        &mut self,
+        kv: &mut KvCache,
+        segments: &[Segment<'_>],
+        image: usize,
+        interface_layer: usize,
+        scores: &mut [f32],
+    ) -> Result<(), DecoderError>;
+    /// Starts a sequence; the last position's logits stand in [`Self::logits`] afterwards.
+    fn prefill(&mut self, kv: &mut KvCache, segments: &[Segment<'_>]) -> Result<(), DecoderError>;
+    /// One more token.
+    fn step(&mut self, kv: &mut KvCache, token: u32) -> Result<(), DecoderError>;
+    /// `[vocab]`.
+    fn logits(&self) -> &[f32];
+}
+
+/// The largest logit's place; equal ones → the lowest.
+#[must_use]
+pub fn argmax(logits: &[f32]) -> u32 {
+    let best = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (place, &value)| if value > best.1 { (place, value) } else { best });
+    u32::try_from(best.0).unwrap_or(u32::MAX)
+}
