@@ -10,6 +10,16 @@ pub mod config;
 
 pub mod arena;
 
+pub mod imaging;
+
 pub mod compress;
 
 pub mod engine;
+
+pub mod planner;
+
+pub mod pipeline;
+
+pub mod report;
+
+pub mod board;

@@ -53,6 +53,14 @@ impl FrameSlot {
         }
     }
 
+    /// Where the frame lies in its views.
+    ///
+    /// # Errors
+    /// [`Stale`] while its ingest is not done.
+    pub fn layout(&self) -> Result<&Layout, Stale> {
+        self.layout.as_ref().ok_or(Stale { what: "a frame not yet ingested", held: self.epoch, now: self.epoch })
+    }
+
     /// Features of a view, `[N_s, d_v]`.
     #[must_use]
     pub fn view_features(&self, view: usize) -> &[f16] {

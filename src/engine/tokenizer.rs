@@ -35,6 +35,13 @@ impl Tokenizer {
         Ok(Self { path: path.to_owned(), template, text })
     }
 
+    /// Tokens it knows.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.template.get_vocab_size(true)
+    }
+
     pub fn encode_template(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         encode(&self.template, text)
     }

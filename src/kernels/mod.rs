@@ -8,9 +8,11 @@ mod distance;
 mod mapped;
 mod matmul;
 mod pool;
+mod resample;
 
 pub use attention::{Head, attention, attention_scratch, attention_weights};
 pub use distance::{Isa, LANES, nearest, squared};
 pub use mapped::map_file;
 pub use matmul::{Format, Matrix, matmul, matmul_scratch};
 pub use pool::Pool;
+pub use resample::{TAPS, Taps, across, down, round};

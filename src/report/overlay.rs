@@ -19,13 +19,13 @@ pub struct ReportError {
 
 /// A canvas over one view, in frame pixels outside and its own pixels inside.
 pub struct Overlay<'a> {
-    picture: &'a Picture,
+    picture: &'a Picture<'a>,
     rgb: Vec<u8>,
 }
 
 impl<'a> Overlay<'a> {
     #[must_use]
-    pub fn new(picture: &'a Picture) -> Self {
+    pub fn new(picture: &'a Picture<'a>) -> Self {
         Self { picture, rgb: picture.rgb().to_vec() }
     }
 

@@ -75,7 +75,7 @@ class Layer(nn.Module):
         h = self.ffn_norm(x)
         return x + self.down(F.silu(self.gate(h)) * self.up(h))
 
-    def forward(self, seen, asked, seen_at, asked_at, weights_only=False):
+    def forward(self, seen, asked, seen_at, asked_at, weights_only=False, last=False):
         """seen [B,n,d], asked [B,Q,L,d] -> both after the layer, and the attention of the questions' rows [B,Q,L,n], mean over heads."""
         hs, ha = self.attn_norm(seen), self.attn_norm(asked)
         ks, ka = self.heads(self.k, hs, seen_at), self.heads(self.k, ha, asked_at)
@@ -92,6 +92,8 @@ class Layer(nn.Module):
         vs, va = self.heads(self.v, hs), self.heads(self.v, ha)
         out = torch.einsum("bqhln,bnhd->bqlhd", weights[..., :n], vs) + torch.einsum("bqhlm,bqmhd->bqlhd", weights[..., n:], va)
         asked = asked + self.o(out.flatten(-2))
+        if last:  # nobody reads the visual tokens after it
+            return seen, self.feed(asked), attention
         qs = self.heads(self.q, hs, seen_at)
         own = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (qs, ks, vs)), is_causal=True)
         seen = seen + self.o(own.transpose(1, 2).flatten(-2))
@@ -118,6 +120,48 @@ class Model(nn.Module):
         self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
         self.norm = Norm()
         self.head = nn.Linear(DIM, len(VOCAB), bias=False)
+        self.start_informed()
+
+    @torch.no_grad()
+    def start_informed(self):
+        """Starts where words and patches speak alike, so that minutes of training do: left to itself the decoder sits at the prior for most of an hour.
+
+        Dims 0-15 hold places (15: "a word of the question"), 16-31 the encoder's 16 probabilities or the word's own class and colour. Layer 1
+        gathers the question's classes and colours into 32-47 of each row, layer 2 looks for patches that have them and copies what it finds
+        (place and probabilities) to 64-95 and 96-127; the colours' logits read from there. All of it is trained on.
+        """
+        eye = torch.eye(16)
+        self.project.weight[:32] = 0
+        self.project.bias[:32] = 0
+        self.project.weight[16:32, FEATURES - 16 :] = 2 * eye
+        self.base[..., 15:] *= 0.2
+        self.scale[:, :32] = 0
+        words = self.embed.weight
+        words[:, :64] = 0
+        words[:, 15] = 1
+        words[INDEX["<s>"], 15] = 0
+        for i, kind in enumerate(scenes.CLASSES):
+            words[INDEX[kind], 18 + i] = words[INDEX[scenes.plural(kind)], 18 + i] = 2
+        for j, colour in enumerate(scenes.COLOURS):
+            words[INDEX[colour], 24 + j] = 2
+            self.head.weight[INDEX[colour], 88 + j] = 0.5
+            self.head.weight[INDEX[colour], 120 + j] = 0.5
+        first, second = self.layers[0], self.layers[1]
+        for part in (first.q, first.k):
+            part.weight[:32] *= 0.2
+            part.weight[16, 15] = 3
+        first.v.weight[:32] *= 0.2
+        first.v.weight[16:32, 16:32] += eye
+        first.o.weight[32:48, 16:32] += 3 * eye
+        for head in (0, 1):
+            at = 32 * head
+            second.q.weight[at : at + 32] *= 0.2
+            second.k.weight[at : at + 32] *= 0.2
+            second.q.weight[at + 16 : at + 32, 32:48] += 1.5 * eye
+            second.q.weight[at + 16 : at + 32, 16:32] += (1.5 if head else 0) * eye
+            second.k.weight[at + 16 : at + 32, 16:32] += 1.5 * eye
+            second.v.weight[at : at + 32, :32] = torch.eye(32)
+            second.o.weight[64 + at : 96 + at, at : at + 32] += 1.5 * torch.eye(32)
 
     def place(self, at):
         """p at `at` [...,2] in the unit square: bilinear between the cells of the base grid, held at its edge."""
@@ -148,7 +192,7 @@ class Model(nn.Module):
         asked_at = (seen.shape[1] + torch.arange(ids.shape[2]))[None, None]
         attentions = []
         for number, layer in enumerate(self.layers[:layers], 1):
-            seen, asked, attention = layer(seen, asked, seen_at, asked_at, weights_only=number == stop_at)
+            seen, asked, attention = layer(seen, asked, seen_at, asked_at, weights_only=number == stop_at, last=number == LAYERS)
             attentions.append(attention[..., 1:])
         return asked, attentions
 
@@ -257,13 +301,13 @@ def main():
         for group in optimiser.param_groups:
             group["lr"] = args.lr * min(1, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-5
         b = tensors(queue.get())
-        answer, near, reading, _ = losses(model, b, anchor=step % 3 == 0)
+        answer, near, reading, _ = losses(model, b, anchor=step % 4 == 0)
         loss = answer + 0.2 * near + 0.1 * reading
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        values = np.array([answer.item(), near.item() if step % 3 == 0 or ema is None else ema[1], reading.item()])
+        values = np.array([answer.item(), near.item() if step % 4 == 0 or ema is None else ema[1], reading.item()])
         ema = values if ema is None else 0.98 * ema + 0.02 * values
         step += 1
         if time.time() - last > 120:

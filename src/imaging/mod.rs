@@ -1,0 +1,49 @@
+//! From a picture's file to the views of its pyramid: rows as they are decoded, all views in one pass, the frame never whole.
+//!
+//! Units: pixels; samples are 8 bits, RGB. Alpha is dropped, grey becomes three equal channels, 16 bits become their upper 8, and the EXIF
+//! orientation is applied.
+//!
+//! # Why
+//! A frame of 150 megapixels is 450 MB as pixels and its views are 77 MB; what is held while decoding is a batch of rows and the few rows a
+//! view's filter spans. What can't be decoded by rows (progressive JPEG, interlaced PNG) is admitted against the memory left, or refused with the figure.
+
+mod decode;
+mod pyramid;
+mod resample;
+mod source;
+
+use std::path::PathBuf;
+
+pub use decode::decoder_bytes;
+pub use pyramid::{Pyramid, Timing};
+pub use source::{Format, FrameSource, Limits};
+
+use crate::units::{Bytes, Px};
+
+/// Why a frame was not taken in, with wanted and found.
+#[derive(Debug, thiserror::Error)]
+pub enum ImagingError {
+    #[error("{path}: cannot be read: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}: wanted a JPEG or PNG picture, found {found}")]
+    NotAnImage { path: PathBuf, found: String },
+    #[error("{path}: {what}: wanted {wanted}, found {found}")]
+    Unsupported { path: PathBuf, what: &'static str, wanted: &'static str, found: String },
+    #[error("{path}: wanted at most {max_side} a side and {max_pixels} pixels, found {width} x {height}")]
+    TooLarge { path: PathBuf, max_side: Px, max_pixels: u64, width: u32, height: u32 },
+    #[error("{path}: {what} is decoded whole: wanted {wanted}, the profile leaves {allowed}")]
+    Memory { path: PathBuf, what: &'static str, wanted: Bytes, allowed: Bytes },
+    #[error("{path}: broken after {rows} of {wanted} rows: {reason}")]
+    Broken { path: PathBuf, rows: usize, wanted: usize, reason: String },
+}
+
+impl ImagingError {
+    /// 1 failed or refused, 5 bad or hostile input.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Read { .. } | Self::Memory { .. } => 1,
+            Self::NotAnImage { .. } | Self::Unsupported { .. } | Self::TooLarge { .. } | Self::Broken { .. } => 5,
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The engines of a profile and a model, loaded and run once.
+
+use std::sync::Arc;
+
+use half::f16;
+
+use crate::compress::Positions;
+use crate::config::{EngineKind, Manifest, Profile};
+use crate::engine::decoder::Llama;
+use crate::engine::onnx::{EncoderShape, OnnxEncoder, OnnxProjector};
+use crate::engine::scripted::{ScriptedDecoder, ScriptedEncoder, ScriptedProjector};
+use crate::engine::{Decoder, DecoderShape, Projector, Tokenizer, VisionEncoder};
+use crate::kernels::Pool;
+use crate::pipeline::PipelineError;
+use crate::planner;
+use crate::units::Bytes;
+
+/// Sizes of the scripted decoder.
+const SCRIPTED: DecoderShape =
+    DecoderShape { layers: 1, heads: 1, kv_heads: 1, head_dim: 32, hidden: 32, ffn: 32, vocab: 1 << 16, context: 1 << 16 };
+/// Tokens of a scripted answer.
+const SCRIPTED_ANSWER: u32 = 3;
+
+/// Everything of a model.
+pub struct Engines {
+    pub encoder: Box<dyn VisionEncoder>,
+    pub projector: Box<dyn Projector>,
+    pub decoder: Box<dyn Decoder>,
+    pub tokenizer: Tokenizer,
+    pub positions: Option<Positions>,
+    pub stop: Vec<u32>,
+    pub pool: Arc<Pool>,
+}
+
+impl Engines {
+    /// Loads what `profile` names from the package `manifest`, checks shapes against each other, and runs each network once, so that its workspace
+    /// is resident.
+    pub fn load(profile: &Profile, manifest: &Manifest) -> Result<Self, PipelineError> {
+        let pool = Arc::new(Pool::new(profile.engines.threads));
+        let vision = &manifest.vision;
+        let decoder: Box<dyn Decoder> = match profile.engines.language {
+            EngineKind::Scripted => {
+                let tokenizer = Tokenizer::load(&manifest.language.tokenizer, SCRIPTED.vocab)?;
+                let stop = tokenizer.id(&manifest.language.stop[0])?;
+                let shape = DecoderShape { vocab: tokenizer.len(), ..SCRIPTED };
+                Box::new(ScriptedDecoder::new(shape, stop, SCRIPTED_ANSWER))
+            }
+            _ => Box::new(Llama::load(&manifest.language.decoder, planner::positions(profile, manifest), Arc::clone(&pool))?),
+        };
+        let (hidden, layers, context) = (decoder.shape().hidden, decoder.shape().layers, decoder.shape().context);
+        let tokenizer = Tokenizer::load(&manifest.language.tokenizer, decoder.shape().vocab)?;
+        let stop = manifest.language.stop.iter().map(|token| tokenizer.id(token)).collect::<Result<Vec<_>, _>>()?;
+        if manifest.language.interface_layer > layers {
+            return Err(crate::engine::DecoderError::Layer { found: manifest.language.interface_layer, layers }.into());
+        }
+        if manifest.language.context.get() > context {
+            let (wanted, allowed) = (manifest.language.context, crate::units::Tokens::of(context));
+            return Err(planner::PlannerError::Context { wanted, allowed }.into());
+        }
+        let shape = EncoderShape { tile: vision.shape.tile(), patch: vision.shape.patch(), feature_dim: vision.feature_dim };
+        let chunk = profile.engines.projection_chunk;
+        let scripted = profile.engines.vision == EngineKind::Scripted;
+        let mut encoder: Box<dyn VisionEncoder> = if scripted {
+            Box::new(ScriptedEncoder::new(shape))
+        } else {
+            Box::new(OnnxEncoder::load(&vision.encoder, shape, profile.engines.threads)?)
+        };
+        let mut projector: Box<dyn Projector> = if scripted || profile.engines.language == EngineKind::Scripted {
+            Box::new(ScriptedProjector { chunk, feature_dim: vision.feature_dim, hidden })
+        } else {
+            Box::new(OnnxProjector::load(&vision.projector, chunk, vision.feature_dim, hidden)?)
+        };
+        let positions = match &vision.positions {
+            Some(path) if profile.engines.language != EngineKind::Scripted => {
+                Some(Positions::load(path, vision.shape.views().len(), hidden)?)
+            }
+            _ => None,
+        };
+        let tile = vision.shape.tile().get();
+        let threads = profile.engines.threads;
+        let tiles = vec![0.0; threads * 3 * tile * tile];
+        let mut features = vec![f16::ZERO; threads * shape.tokens() * vision.feature_dim];
+        encoder.encode(&tiles, &mut features, &pool)?;
+        projector.project(&features[..vision.feature_dim], &mut vec![0.0; hidden])?;
+        Ok(Self { encoder, projector, decoder, tokenizer, positions, stop, pool })
+    }
+
+    /// For the memory map; `resident` is that of the process after the load.
+    #[must_use]
+    pub fn loaded(&self, resident: Bytes) -> planner::Loaded {
+        planner::Loaded {
+            resident,
+            decoder: self.decoder.shape().clone(),
+            decoder_weights: self.decoder.weights(),
+            decoder_workspace: self.decoder.workspace(),
+        }
+    }
+}

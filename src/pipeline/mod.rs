@@ -1,0 +1,186 @@
+//! Frame in, answer out: the only place that calls both engines and the compression.
+//!
+//! [`Pipeline::ingest`] does once a frame what doesn't depend on a question: views, features, regions, the projected anchor. [`Pipeline::answer`] does
+//! the rest: the anchor pass, selection, merge, prefill, greedy decoding.
+//!
+//! # Why
+//! All storage is made at start, from the planner's map. Between a prompt's token ids and the answer's nothing is allocated outside the ONNX engine.
+
+mod answer;
+mod engines;
+mod evidence;
+mod ingest;
+mod prompt;
+mod receipt;
+mod shown;
+
+pub use answer::Question;
+pub use engines::Engines;
+pub use ingest::{Frame, IngestTimes};
+pub use prompt::PromptIds;
+pub use receipt::{Answer, Finish, Receipt};
+pub use shown::{Kept, MergedRegion, Picture, Shown};
+
+use half::f16;
+
+use crate::arena::{FrameSlots, Full, KvCache, Stale, TokenArena};
+use crate::compress::regions::ClusterWork;
+use crate::compress::{CompressError, MergeWork, PositionsError, SelectWork};
+use crate::config::{ConfigError, Manifest, Profile};
+use crate::engine::{DecoderError, EngineError, TokenizerError};
+use crate::geometry::GeometryError;
+use crate::imaging::{ImagingError, Limits, Pyramid};
+use crate::kernels::Isa;
+use crate::planner::{self, BudgetError, MemoryMap, PlannerError, Workspaces};
+use crate::units::{Bytes, Tokens};
+use answer::Chosen;
+
+/// What kept a frame or a question from its answer.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Imaging(#[from] ImagingError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Planner(#[from] PlannerError),
+    #[error(transparent)]
+    Compress(#[from] CompressError),
+    #[error(transparent)]
+    Positions(#[from] PositionsError),
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    #[error(transparent)]
+    Full(#[from] Full),
+    #[error(transparent)]
+    Stale(#[from] Stale),
+    #[error("question: wanted text, found none")]
+    EmptyQuestion,
+}
+
+impl From<DecoderError> for PipelineError {
+    fn from(error: DecoderError) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+impl From<TokenizerError> for PipelineError {
+    fn from(error: TokenizerError) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+impl From<BudgetError> for PipelineError {
+    fn from(error: BudgetError) -> Self {
+        match error {
+            BudgetError::Config(error) => Self::Config(error),
+            BudgetError::Planner(error) => Self::Planner(error),
+        }
+    }
+}
+
+/// Engines, and all storage that frames and questions use.
+pub struct Pipeline {
+    profile: Profile,
+    manifest: Manifest,
+    engines: Engines,
+    map: MemoryMap,
+    isa: Isa,
+    slots: FrameSlots,
+    tokens: TokenArena,
+    kv: KvCache,
+    pyramid: Pyramid,
+    tiles: Vec<f32>,
+    tile_features: Vec<f16>,
+    clustering: ClusterWork,
+    selecting: SelectWork,
+    merging: MergeWork,
+    gathered: Vec<f16>,
+    /// Importance as the decoder gives it, over the anchor's grid, and over the view at hand.
+    seen_scores: Vec<f32>,
+    anchor_scores: Vec<f32>,
+    view_scores: Vec<f32>,
+    chosen: Chosen,
+}
+
+impl Pipeline {
+    /// Allocates what the map says. `resident`: the process after the engines were loaded.
+    ///
+    /// # Errors
+    /// A map over the profile's limit.
+    pub fn new(profile: Profile, manifest: Manifest, engines: Engines, resident: Bytes) -> Result<Self, PipelineError> {
+        let loaded = engines.loaded(resident);
+        let map = planner::memory_map(&profile, &manifest, &loaded)?;
+        let shape = manifest.vision.shape.clone();
+        let work = Workspaces::new(&profile, &manifest);
+        let (dim, hidden) = (manifest.vision.feature_dim, loaded.decoder.hidden);
+        let (threads, chunk) = (profile.engines.threads, profile.engines.projection_chunk);
+        let (tile, tile_tokens) = (shape.tile().get(), shape.tile_grid().pow(2));
+        let positions = planner::positions(&profile, &manifest);
+        let isa = Isa::detect();
+        let anchor = shape.tokens(0).get();
+        Ok(Self {
+            isa,
+            slots: FrameSlots::new(profile.frame.slots, &shape, dim, hidden),
+            tokens: TokenArena::new(profile.tokens.max_visual, hidden),
+            kv: KvCache::new(loaded.decoder.layers, loaded.decoder.kv_width(), positions),
+            pyramid: Pyramid::new(&shape, profile.frame.max_side, isa),
+            tiles: vec![0.0; threads * 3 * tile * tile],
+            tile_features: vec![f16::ZERO; threads * tile_tokens * dim],
+            clustering: ClusterWork::new(work.tokens, dim, work.clusters),
+            selecting: SelectWork::new(work.tokens, work.regions, work.budget),
+            merging: MergeWork::new(chunk, hidden),
+            gathered: vec![f16::ZERO; chunk.get() * dim],
+            seen_scores: vec![0.0; anchor],
+            anchor_scores: vec![0.0; anchor],
+            view_scores: vec![0.0; work.tokens],
+            chosen: Chosen::new(shape.views().len(), profile.tokens.max_visual.get(), shape.all_tokens().get()),
+            profile,
+            manifest,
+            engines,
+            map,
+        })
+    }
+
+    #[must_use]
+    pub fn map(&self) -> &MemoryMap {
+        &self.map
+    }
+
+    #[must_use]
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    #[must_use]
+    pub fn engines(&self) -> &Engines {
+        &self.engines
+    }
+
+    /// What a frame must keep to: what is left of the profile's memory is for pictures that can't be decoded by rows.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_side: self.profile.frame.max_side,
+            max_pixels: self.profile.frame.max_pixels,
+            whole: self.profile.memory_limit - self.map.total(),
+        }
+    }
+
+    /// Prompt ids of a question, admitted with `budget` and up to `new` tokens of answer.
+    pub fn prompt(&self, question: &str, budget: &crate::config::Budget, new: Tokens) -> Result<PromptIds, PipelineError> {
+        if question.trim().is_empty() {
+            return Err(PipelineError::EmptyQuestion);
+        }
+        let ids = PromptIds::new(&self.manifest.prompt, &self.engines.tokenizer, question)?;
+        planner::admit(&self.profile, &self.manifest, budget, ids.tokens(), new)?;
+        Ok(ids)
+    }
+}

@@ -1,0 +1,185 @@
+//! What a request may take, and what the process holds: pure functions of the profile, the model and the frame.
+//!
+//! # Why
+//! All memory is known before the first frame, so that a device that starts has room for everything it admits; a question that doesn't fit is
+//! refused before any work, with what it wanted and what is allowed.
+
+use crate::arena::{FrameSlots, KvCache, TokenArena};
+use crate::compress::regions::ClusterWork;
+use crate::compress::{MergeWork, SelectWork};
+use crate::config::{Budget, ConfigError, Manifest, Profile};
+use crate::engine::DecoderShape;
+use crate::geometry::Layout;
+use crate::imaging::{Pyramid, decoder_bytes};
+use crate::units::{Bytes, Tokens};
+
+/// A request that is refused before any work, or a plan that doesn't fit.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PlannerError {
+    #[error("budget: wanted {wanted} visual tokens, the profile allows {allowed}")]
+    Budget { wanted: Tokens, allowed: Tokens },
+    #[error("context: wanted {wanted} (visual, text and answer), the model allows {allowed}")]
+    Context { wanted: Tokens, allowed: Tokens },
+    #[error("question: wanted {wanted} of text with the template, the profile allows {allowed}")]
+    Text { wanted: Tokens, allowed: Tokens },
+    #[error("answer: wanted {wanted}, the profile allows {allowed}")]
+    NewTokens { wanted: Tokens, allowed: Tokens },
+    #[error("memory: the plan needs {wanted}, the profile's limit is {allowed}")]
+    Memory { wanted: Bytes, allowed: Bytes },
+}
+
+/// One line of the memory map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    pub what: &'static str,
+    pub bytes: Bytes,
+}
+
+/// Everything the process holds, by purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryMap {
+    pub lines: Vec<Line>,
+}
+
+impl MemoryMap {
+    #[must_use]
+    pub fn total(&self) -> Bytes {
+        self.lines.iter().map(|line| line.bytes).sum()
+    }
+}
+
+/// Sizes that only loaded engines know.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Resident set after the engines were loaded and run once: the program, encoder, projector and tokenizer.
+    pub resident: Bytes,
+    pub decoder: DecoderShape,
+    pub decoder_weights: Bytes,
+    pub decoder_workspace: Bytes,
+}
+
+/// Positions that the KV cache holds: the anchor pass or the largest answer pass.
+#[must_use]
+pub fn positions(profile: &Profile, manifest: &Manifest) -> Tokens {
+    manifest.vision.shape.tokens(0).max(profile.tokens.max_visual) + profile.tokens.max_text + profile.tokens.max_new
+}
+
+/// Largest number of regions of a view: each token of a given label map's background is one.
+fn most_regions(manifest: &Manifest) -> usize {
+    let shape = &manifest.vision.shape;
+    shape.tokens(shape.views().len() - 1).get()
+}
+
+/// Sizes of the workspaces, from the same numbers for the map and for the allocation.
+pub struct Workspaces {
+    pub tokens: usize,
+    pub regions: usize,
+    pub budget: usize,
+    pub clusters: usize,
+}
+
+impl Workspaces {
+    #[must_use]
+    pub fn new(profile: &Profile, manifest: &Manifest) -> Self {
+        let tokens = most_regions(manifest);
+        let clusters = profile.compression.clusters as usize;
+        Self { tokens, regions: clusters.min(tokens), budget: profile.tokens.max_visual.get().min(tokens), clusters }
+    }
+}
+
+/// The memory map of `profile` and `manifest`.
+///
+/// # Errors
+/// [`PlannerError::Memory`] when it is over the profile's limit.
+pub fn memory_map(profile: &Profile, manifest: &Manifest, loaded: &Loaded) -> Result<MemoryMap, PlannerError> {
+    let shape = &manifest.vision.shape;
+    let (dim, hidden) = (manifest.vision.feature_dim, loaded.decoder.hidden);
+    let work = Workspaces::new(profile, manifest);
+    let (views, strips) = Pyramid::bytes(shape, profile.frame.max_side);
+    let slot = FrameSlots::slot_bytes(shape, dim, hidden);
+    let tile = shape.tile().get();
+    let tile_tokens = shape.tile_grid().pow(2);
+    let threads = profile.engines.threads;
+    let chunk = profile.engines.projection_chunk;
+    let lines = vec![
+        Line { what: "process, encoder, projector, tokenizer (measured at load)", bytes: loaded.resident },
+        Line { what: "decoder weights", bytes: loaded.decoder_weights },
+        Line { what: "decoder activations and logits", bytes: loaded.decoder_workspace },
+        Line {
+            what: "KV cache",
+            bytes: KvCache::bytes(loaded.decoder.layers, loaded.decoder.kv_width(), positions(profile, manifest)),
+        },
+        Line { what: "frame slots", bytes: Bytes(slot.0 * profile.frame.slots as u64) },
+        Line { what: "token arena", bytes: TokenArena::bytes(profile.tokens.max_visual, hidden) },
+        Line { what: "views", bytes: views },
+        Line { what: "pyramid strips and filters", bytes: strips },
+        Line { what: "picture decoder", bytes: decoder_bytes(profile.frame.max_side) },
+        Line { what: "tiles in and out", bytes: Bytes::of::<f32>(threads * 3 * tile * tile) + Bytes::of::<u16>(threads * tile_tokens * dim) },
+        Line { what: "clustering", bytes: ClusterWork::bytes(work.tokens, dim, work.clusters) },
+        Line {
+            what: "selection",
+            bytes: SelectWork::bytes(work.tokens, work.regions, work.budget)
+                + Bytes::of::<f32>(work.tokens + 2 * shape.tokens(0).get())
+                + Bytes::of::<u32>(shape.all_tokens().get() + 5 * profile.tokens.max_visual.get()),
+        },
+        Line { what: "projection chunk", bytes: MergeWork::bytes(chunk, hidden) + Bytes::of::<u16>(chunk.get() * dim) },
+    ];
+    let map = MemoryMap { lines };
+    if map.total() > profile.memory_limit {
+        return Err(PlannerError::Memory { wanted: map.total(), allowed: profile.memory_limit });
+    }
+    Ok(map)
+}
+
+/// The budget that `text` names, or the profile's own.
+///
+/// # Errors
+/// A budget that can't be read, is 0 in all, or more than the profile allows.
+pub fn budget(text: Option<&str>, profile: &Profile, manifest: &Manifest) -> Result<Budget, BudgetError> {
+    let budget = Budget::parse(text.unwrap_or(&profile.tokens.default_budget), manifest.vision.shape.views().len())?;
+    let (wanted, allowed) = (budget.total(), profile.tokens.max_visual);
+    if wanted > allowed {
+        return Err(PlannerError::Budget { wanted, allowed }.into());
+    }
+    Ok(budget)
+}
+
+/// A budget that can't be parsed or isn't admitted.
+#[derive(Debug, thiserror::Error)]
+pub enum BudgetError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Planner(#[from] PlannerError),
+}
+
+/// Admits a question of `text` tokens, template included, with an answer of up to `new`.
+///
+/// # Errors
+/// What is over its limit, before any compute.
+pub fn admit(profile: &Profile, manifest: &Manifest, budget: &Budget, text: Tokens, new: Tokens) -> Result<(), PlannerError> {
+    let limits = &profile.tokens;
+    if text > limits.max_text {
+        return Err(PlannerError::Text { wanted: text, allowed: limits.max_text });
+    }
+    if new > limits.max_new {
+        return Err(PlannerError::NewTokens { wanted: new, allowed: limits.max_new });
+    }
+    let wanted = (budget.total() + new).max(manifest.vision.shape.tokens(0)) + text;
+    let allowed = manifest.language.context;
+    if wanted > allowed { Err(PlannerError::Context { wanted, allowed }) } else { Ok(()) }
+}
+
+/// The budget on a frame: that of dropped views goes to the largest view left. Also where each went, by view.
+#[must_use]
+pub fn place(budget: &Budget, layout: &Layout) -> (Budget, Vec<Option<usize>>) {
+    let finest = layout.finest().id.index();
+    let mut placed = budget.clone();
+    let moved = layout.views().iter().map(|view| view.dropped.then_some(finest)).collect::<Vec<_>>();
+    for (view, to) in moved.iter().enumerate() {
+        if let Some(to) = to {
+            placed = placed.moved(view, *to);
+        }
+    }
+    (placed, moved)
+}
