@@ -23,3 +23,5 @@ pub mod pipeline;
 pub mod report;
 
 pub mod board;
+
+pub mod cli;

@@ -1,7 +1,6 @@
 //! The command line: one file a subcommand, and the one table of exit codes.
 
 mod ask;
-mod compress;
 mod model_logits;
 mod plan;
 mod views;
@@ -12,7 +11,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{ConfigError, Manifest, Profile};
 use crate::engine::EngineError;
-use crate::imaging::ImagingError;
+use crate::imaging::{ImagingError, Limits};
 use crate::pipeline::PipelineError;
 use crate::planner::PlannerError;
 use crate::report::ReportError;
@@ -45,8 +44,6 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Show the views and tiles as the encoder gets them
     Views(views::ViewsArgs),
-    /// The token compression alone, on given features
-    Compress(compress::CompressArgs),
     /// Model packages and decoders
     #[command(subcommand)]
     Model(ModelCommand),
@@ -73,8 +70,6 @@ pub enum CliError {
     Pipeline(#[from] PipelineError),
     #[error(transparent)]
     Report(#[from] ReportError),
-    #[error(transparent)]
-    Compress(#[from] compress::CompressCommandError),
     #[error(transparent)]
     Views(#[from] views::ViewsError),
     #[error(transparent)]
@@ -104,8 +99,8 @@ impl CliError {
                 PipelineError::EmptyQuestion => 2,
                 PipelineError::Full(_) => 3,
                 PipelineError::Compress(_) | PipelineError::Stale(_) => 1,
+                PipelineError::Positions(_) | PipelineError::Geometry(_) => 5,
             },
-            Self::Compress(error) => error.exit_code(),
             Self::Views(error) => error.exit_code(),
             Self::Logits(error) => error.exit_code(),
         }
@@ -144,9 +139,8 @@ impl Cli {
             Command::Plan(args) => plan::run(args, &self),
             Command::Views(args) => {
                 let (profile, manifest) = self.load()?;
-                Ok(views::run(args, &manifest.vision.shape, &profile.frame.into(), profile.engines.threads)?)
+                Ok(views::run(args, &manifest.vision.shape, &Limits::of(&profile), profile.engines.threads)?)
             }
-            Command::Compress(args) => Ok(compress::run(args)?),
             Command::Model(ModelCommand::Logits(args)) => Ok(model_logits::run(args)?),
         }
     }

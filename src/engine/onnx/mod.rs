@@ -65,7 +65,12 @@ impl Graph {
         }
         let declared = model.input_fact(0).map_err(refuse)?.clone();
         let wanted = InferenceFact::dt_shape(f32::datum_type(), input);
-        if declared.unify(&wanted).is_err() {
+        // A named dimension, such as a dynamic batch, fits any number; a number fits itself.
+        let rank = declared.shape.rank().concretize();
+        let mut dims = declared.shape.dims().zip(input);
+        let fits = dims.all(|(dim, &wanted)| dim.concretize().and_then(|dim| dim.to_i64().ok()).is_none_or(|dim| dim == wanted as i64));
+        let dtype = declared.datum_type.concretize();
+        if !fits || rank.is_some_and(|rank| rank != input.len() as i64) || dtype.is_some_and(|dtype| dtype != f32::datum_type()) {
             return Err(EngineError::Tensor {
                 path: path.to_owned(),
                 tensor: "input 0".into(),
