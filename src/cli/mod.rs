@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, and the one table of exit codes.
 
 mod ask;
+mod compress;
 mod model_logits;
 mod plan;
 mod views;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::cli::compress::CompressCliError;
 use crate::config::{ConfigError, Manifest, Profile};
 use crate::engine::EngineError;
 use crate::imaging::{ImagingError, Limits};
@@ -44,6 +46,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Show the views and tiles as the encoder gets them
     Views(views::ViewsArgs),
+    /// Compress given features: regions, selection, merge
+    Compress(compress::CompressArgs),
     /// Model packages and decoders
     #[command(subcommand)]
     Model(ModelCommand),
@@ -72,6 +76,8 @@ pub enum CliError {
     Report(#[from] ReportError),
     #[error(transparent)]
     Views(#[from] views::ViewsError),
+    #[error(transparent)]
+    Compress(#[from] compress::CompressCliError),
     #[error(transparent)]
     Logits(#[from] model_logits::LogitsError),
     #[error("{0}")]
@@ -102,6 +108,11 @@ impl CliError {
                 PipelineError::Positions(_) | PipelineError::Geometry(_) => 5,
             },
             Self::Views(error) => error.exit_code(),
+            Self::Compress(error) => match error {
+                CompressCliError::Config(error) => config_code(error),
+                CompressCliError::Read { .. } | CompressCliError::Write { .. } => 1,
+                CompressCliError::Format { .. } | CompressCliError::Tensor { .. } | CompressCliError::View { .. } | CompressCliError::Shape { .. } => 5,
+            },
             Self::Logits(error) => error.exit_code(),
         }
     }
@@ -141,6 +152,7 @@ impl Cli {
                 let (profile, manifest) = self.load()?;
                 Ok(views::run(args, &manifest.vision.shape, &Limits::of(&profile), profile.engines.threads)?)
             }
+            Command::Compress(args) => Ok(compress::run(args, &Profile::load(&self.profile)?)?),
             Command::Model(ModelCommand::Logits(args)) => Ok(model_logits::run(args)?),
         }
     }

@@ -12,6 +12,9 @@ use crate::engine::{Decoder, DecoderError, Segment};
 use crate::kernels::Pool;
 use crate::units::Tokens;
 
+/// Threads of a command that has no profile to say so.
+pub const THREADS: usize = 2;
+
 #[derive(Args)]
 pub struct LogitsArgs {
     /// The GGUF file
@@ -23,7 +26,7 @@ pub struct LogitsArgs {
     /// Where to write `logits` f32 [n, vocab]
     #[arg(long, value_name = "OUT.safetensors")]
     out: PathBuf,
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = THREADS)]
     threads: usize,
 }
 

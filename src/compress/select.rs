@@ -188,7 +188,7 @@ fn group(scores: &[f32], labels: &[u32], regions: usize, work: &mut SelectWork) 
     work.starts[0] = 0;
     let (order, stats) = (&mut work.order[..regions], &work.regions);
     order.iter_mut().zip(0..).for_each(|(place, region)| *place = region);
-    order.sort_unstable_by(|&a, &b| stats[b as usize].mean.total_cmp(&stats[a as usize].mean).then(a.cmp(&b)));
+    order.sort_unstable_by(|&a, &b| (stats[b as usize].mean + 0.0).total_cmp(&(stats[a as usize].mean + 0.0)).then(a.cmp(&b)));
     Ok(())
 }
 
@@ -208,7 +208,8 @@ fn take_region(scores: &[f32], region: usize, tokens: std::ops::Range<usize>, bu
         }
     }
     let index = |entry: &Entry| if let Source::Kept(token) = entry.source { token } else { u32::MAX };
-    work.entries[first..].sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then(index(a).cmp(&index(b))));
+    // Adding 0 makes −0 a tie with 0.
+    work.entries[first..].sort_unstable_by(|a, b| (b.score + 0.0).total_cmp(&(a.score + 0.0)).then(index(a).cmp(&index(b))));
     let len = work.members.len() - first_member;
     if work.entries.len() < budget && len > 0 {
         let source = Source::Merged { start: first_member as u32, len: len as u32 };
