@@ -108,7 +108,9 @@ fn align(anchor: &[f32], from: usize, to: usize) -> Vec<f32> {
     for v in 0..to {
         for u in 0..to {
             let at = |u: usize| (u as f64 + 0.5) * from as f64 / to as f64 - 0.5;
-            let pick = |x: f64, y: f64| f64::from(anchor[y.clamp(0.0, from as f64 - 1.0) as usize * from + x.clamp(0.0, from as f64 - 1.0) as usize]);
+            let pick = |x: f64, y: f64| {
+                f64::from(anchor[y.clamp(0.0, from as f64 - 1.0) as usize * from + x.clamp(0.0, from as f64 - 1.0) as usize])
+            };
             let (x, y) = (at(u), at(v));
             let (fx, fy) = (x - x.floor(), y - y.floor());
             let row = |y: f64| pick(x.floor(), y) * (1.0 - fx) + pick(x.floor() + 1.0, y) * fx;
@@ -217,11 +219,20 @@ fn a_thousand_cases_equal_the_oracle() {
                 })
                 .collect();
             assert_eq!(found, wanted, "{at}");
-            check_values(&case, view, &wanted, &read(&file, &format!("view{number}.tokens")), &read(&file, &format!("view{number}.scores")), &at);
+            check_values(
+                &case,
+                view,
+                &wanted,
+                &read(&file, &format!("view{number}.tokens")),
+                &read(&file, &format!("view{number}.scores")),
+                &at,
+            );
             let distinct: BTreeSet<u32> = view.scores.iter().map(|score| score.to_bits()).collect();
             ties += usize::from(distinct.len() < view.scores.len());
             empty_merges += usize::from(wanted.len() < view.budget && wanted.iter().all(|output| !output.merged));
-            single += usize::from((0..regions.len()).any(|i| regions[i].is_some() && regions.iter().filter(|region| **region == regions[i]).count() == 1));
+            single += usize::from(
+                (0..regions.len()).any(|i| regions[i].is_some() && regions.iter().filter(|region| **region == regions[i]).count() == 1),
+            );
             zero += usize::from(view.budget == 0);
             above += usize::from(view.budget > view.scores.len());
         }
@@ -267,10 +278,14 @@ fn check_values(case: &Case, view: &View, wanted: &[Output], rows: &[f32], score
     };
     assert_eq!((rows.len(), scores.len()), (wanted.len() * case.dim, wanted.len()), "{at}");
     for (place, output) in wanted.iter().enumerate() {
-        let mean = |of: &dyn Fn(usize) -> f32| output.sources.iter().map(|&token| f64::from(of(token))).sum::<f64>() / output.sources.len() as f64;
+        let mean =
+            |of: &dyn Fn(usize) -> f32| output.sources.iter().map(|&token| f64::from(of(token))).sum::<f64>() / output.sources.len() as f64;
         for j in 0..case.dim {
             let (found, wanted) = (rows[place * case.dim + j], mean(&|token| feature(token, j)));
-            assert!((f64::from(found) - wanted).abs() <= if output.merged { 1e-5 } else { 0.0 }, "{at}: token {place}: {found} for {wanted}");
+            assert!(
+                (f64::from(found) - wanted).abs() <= if output.merged { 1e-5 } else { 0.0 },
+                "{at}: token {place}: {found} for {wanted}"
+            );
         }
         let wanted = mean(&|token| view.scores[token]);
         assert!((f64::from(scores[place]) - wanted).abs() <= 1e-7 * wanted.abs(), "{at}: score {} for {wanted}", scores[place]);
@@ -298,8 +313,20 @@ fn k_means_from_given_starts_is_lloyd() {
         save(&input, &parts, "12");
         save(&start, &[part("view1.init", Dtype::I32, &[k], cast_slice(&tokens))], "12");
         for threads in ["1", "2", "5"] {
-            let args =
-                ["compress", path(&input), "--out", path(&out), "--budget", "50", "--iters", "6", "--init", path(&start), "--threads", threads];
+            let args = [
+                "compress",
+                path(&input),
+                "--out",
+                path(&out),
+                "--budget",
+                "50",
+                "--iters",
+                "6",
+                "--init",
+                path(&start),
+                "--threads",
+                threads,
+            ];
             let run = common::run(&args);
             assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
             let bytes = std::fs::read(&out).unwrap();
@@ -323,7 +350,8 @@ fn lloyd(features: &[f32], dim: usize, side: usize, start: &[i32], iterations: u
     let mut labels = vec![usize::MAX; rows.len()];
     for _ in 0..iterations {
         let gap = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
-        let nearest = |row: &Vec<f64>| (0..centres.len()).reduce(|a, b| if gap(row, &centres[b]) < gap(row, &centres[a]) { b } else { a }).unwrap();
+        let nearest =
+            |row: &Vec<f64>| (0..centres.len()).reduce(|a, b| if gap(row, &centres[b]) < gap(row, &centres[a]) { b } else { a }).unwrap();
         let new: Vec<usize> = rows.iter().map(nearest).collect();
         let same = new == labels;
         labels = new;
@@ -333,7 +361,10 @@ fn lloyd(features: &[f32], dim: usize, side: usize, start: &[i32], iterations: u
         for (cluster, centre) in centres.iter_mut().enumerate() {
             let members: Vec<&Vec<f64>> = rows.iter().zip(&labels).filter(|(_, label)| **label == cluster).map(|(row, _)| row).collect();
             if !members.is_empty() {
-                centre.iter_mut().enumerate().for_each(|(j, value)| *value = members.iter().map(|row| row[j]).sum::<f64>() / members.len() as f64);
+                centre
+                    .iter_mut()
+                    .enumerate()
+                    .for_each(|(j, value)| *value = members.iter().map(|row| row[j]).sum::<f64>() / members.len() as f64);
             }
         }
     }
@@ -357,7 +388,13 @@ fn bad_files_are_named() {
         (vec![features([1.0; 8]), importance([0.0; 4])], "2,x", "1,1", 5, &["metadata views", "\"x\""]),
         (vec![features([1.0; 8]), importance([0.0; 4])], "2", "0", 3, &["0"]),
         (vec![features([1.0; 8]), importance([0.0; 4])], "2", "1,2", 2, &["1,2", "1 numbers"]),
-        (vec![features([1.0; 8]), importance([0.0; 4]), part("view1.labels", Dtype::I32, &[4], cast_slice(&[1, 1, -2, 1]))], "2", "1", 5, &["view1.labels", "-2"]),
+        (
+            vec![features([1.0; 8]), importance([0.0; 4]), part("view1.labels", Dtype::I32, &[4], cast_slice(&[1, 1, -2, 1]))],
+            "2",
+            "1",
+            5,
+            &["view1.labels", "-2"],
+        ),
     ];
     for (parts, views, budget, code, words) in cases {
         save(&input, &parts, views);

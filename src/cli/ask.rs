@@ -59,8 +59,7 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
     FrameSource::open(frame.as_ref(), &most)?;
     let engines = Engines::load(&profile, &manifest)?;
     let mut pipeline = Pipeline::new(profile, manifest, engines, board::resident_memory().unwrap_or(Bytes(0)))?;
-    let prompts =
-        questions.iter().map(|question| pipeline.prompt(question, &budget, max_new)).collect::<Result<Vec<_>, _>>()?;
+    let prompts = questions.iter().map(|question| pipeline.prompt(question, &budget, max_new)).collect::<Result<Vec<_>, _>>()?;
     let source = FrameSource::open(frame.as_ref(), &pipeline.limits())?;
     let bar = bar(cli.quiet);
     let (frame, times) = pipeline.ingest(source, &budget, &mut |stage, done| {
@@ -118,8 +117,16 @@ fn print(question: &str, answer: &Answer, quiet: bool) {
     let stages = &receipt.stages_ms;
     println!(
         "  ms: decode {:.0}, views {:.0}, encode {:.0}, regions {:.0}, anchor {:.0}, select {:.1}, merge {:.0}, prefill {:.0}, generate {:.1}, total {:.0}",
-        stages.decode, stages.views, stages.encode, stages.regions, stages.anchor, stages.select, stages.merge, stages.prefill,
-        stages.generate, stages.total
+        stages.decode,
+        stages.views,
+        stages.encode,
+        stages.regions,
+        stages.anchor,
+        stages.select,
+        stages.merge,
+        stages.prefill,
+        stages.generate,
+        stages.total
     );
     let mib = |bytes: u64| Bytes(bytes).mib();
     println!("  memory: planned {:.0} MiB, peak {:.0} MiB", mib(receipt.memory.planned_bytes), mib(receipt.memory.peak_bytes));

@@ -111,7 +111,10 @@ impl CliError {
             Self::Compress(error) => match error {
                 CompressCliError::Config(error) => config_code(error),
                 CompressCliError::Read { .. } | CompressCliError::Write { .. } => 1,
-                CompressCliError::Format { .. } | CompressCliError::Tensor { .. } | CompressCliError::View { .. } | CompressCliError::Shape { .. } => 5,
+                CompressCliError::Format { .. }
+                | CompressCliError::Tensor { .. }
+                | CompressCliError::View { .. }
+                | CompressCliError::Shape { .. } => 5,
             },
             Self::Logits(error) => error.exit_code(),
         }

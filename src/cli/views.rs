@@ -55,7 +55,8 @@ pub fn run(args: &ViewsArgs, shape: &VisionShape, limits: &Limits, threads: usiz
         for view in layout.present() {
             let path = folder.join(format!("view{}.png", view.id.index() + 1));
             let refuse = |reason: String| ViewsError::Write { path: path.clone(), reason };
-            let file = std::fs::create_dir_all(folder).and_then(|()| std::fs::File::create(&path)).map_err(|error| refuse(error.to_string()))?;
+            let file =
+                std::fs::create_dir_all(folder).and_then(|()| std::fs::File::create(&path)).map_err(|error| refuse(error.to_string()))?;
             let mut encoder = png::Encoder::new(std::io::BufWriter::new(file), view.side.0, view.side.0);
             encoder.set_color(png::ColorType::Rgb);
             let writer = encoder.write_header().and_then(|mut writer| {

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::imaging::ImagingError;
 use crate::imaging::source::{Format, FrameSource, Limits};
-use crate::imaging::{ImagingError};
 use crate::units::{Bytes, Px};
 
 /// Upper bound of what a decoder holds for rows of `side` pixels: libjpeg's context of up to 3 × 16 rows in up to 3 components, or

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::geometry::{Layout, VisionShape, ViewLayout};
+use crate::geometry::{Layout, ViewLayout, VisionShape};
 use crate::imaging::resample::{bicubic, longest};
 use crate::imaging::source::{FrameSource, Limits};
 use crate::imaging::{ImagingError, decode};
@@ -98,7 +98,8 @@ impl Pyramid {
     pub fn bytes(shape: &VisionShape, max_side: Px) -> (Bytes, Bytes) {
         let sizes = Sizes::new(shape, max_side);
         let views = shape.views().iter().map(|view| Bytes((view.get() * view.get() * 3) as u64)).sum();
-        let weights: usize = shape.views().iter().map(|view| 2 * view.get() * (longest(max_side.get() * 3 / 2, view.get()) + TAPS + 1)).sum();
+        let weights: usize =
+            shape.views().iter().map(|view| 2 * view.get() * (longest(max_side.get() * 3 / 2, view.get()) + TAPS + 1)).sum();
         let strips = Bytes::of::<u8>(sizes.rings.iter().sum::<usize>() + sizes.batch + sizes.resampled);
         (views, strips + Bytes::of::<f32>(sizes.planes + sizes.sums + weights))
     }

@@ -17,6 +17,17 @@ pub struct Limits {
     pub whole: Bytes,
 }
 
+impl Limits {
+    /// Refuses a size beyond them; `path` is for the message.
+    pub fn admit(&self, path: &Path, width: u32, height: u32) -> Result<(), ImagingError> {
+        let Self { max_side, max_pixels, .. } = *self;
+        if width.max(height) > max_side.0 || u64::from(width) * u64::from(height) > max_pixels {
+            return Err(ImagingError::TooLarge { path: path.to_owned(), max_side, max_pixels, width, height });
+        }
+        Ok(())
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Jpeg,
@@ -64,10 +75,7 @@ impl FrameSource {
             let found = format!("{width} x {height}");
             return Err(ImagingError::Unsupported { path: path.to_owned(), what: "size", wanted: "1 x 1 or more", found });
         }
-        if width.max(height) > limits.max_side.0 || u64::from(width) * u64::from(height) > limits.max_pixels {
-            let (max_side, max_pixels) = (limits.max_side, limits.max_pixels);
-            return Err(ImagingError::TooLarge { path: path.to_owned(), max_side, max_pixels, width, height });
-        }
+        limits.admit(path, width, height)?;
         if let Some((what, bytes)) = whole
             && bytes > limits.whole.0
         {

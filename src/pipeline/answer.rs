@@ -116,7 +116,6 @@ impl Pipeline {
         generated.map(|(count, finish)| (count, finish, times))
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn generate(
         &mut self,
         lease: FrameLease,
@@ -266,7 +265,11 @@ impl Pipeline {
         });
         let dropped = layout.views().iter().zip(&frame.moved).filter_map(|(view, to)| {
             let to = layout.views()[(*to)?].side;
-            Some(format!("view {} dropped: the frame's longer side is {}; its budget went to view {to}", view.side, layout.width.max(layout.height)))
+            Some(format!(
+                "view {} dropped: the frame's longer side is {}; its budget went to view {to}",
+                view.side,
+                layout.width.max(layout.height)
+            ))
         });
         let upscaled = layout.present().filter(|view| layout.upscaled(view));
         let upscaled = upscaled.map(|view| format!("view {} upscaled from {}", view.side, layout.width.max(layout.height)));

@@ -105,16 +105,16 @@ pub fn memory_map(profile: &Profile, manifest: &Manifest, loaded: &Loaded) -> Re
         Line { what: "process, encoder, projector, tokenizer (measured at load)", bytes: loaded.resident },
         Line { what: "decoder weights", bytes: loaded.decoder_weights },
         Line { what: "decoder activations and logits", bytes: loaded.decoder_workspace },
-        Line {
-            what: "KV cache",
-            bytes: KvCache::bytes(loaded.decoder.layers, loaded.decoder.kv_width(), positions(profile, manifest)),
-        },
+        Line { what: "KV cache", bytes: KvCache::bytes(loaded.decoder.layers, loaded.decoder.kv_width(), positions(profile, manifest)) },
         Line { what: "frame slots", bytes: Bytes(slot.0 * profile.frame.slots as u64) },
         Line { what: "token arena", bytes: TokenArena::bytes(profile.tokens.max_visual, hidden) },
         Line { what: "views", bytes: views },
         Line { what: "pyramid strips and filters", bytes: strips },
         Line { what: "picture decoder", bytes: decoder_bytes(profile.frame.max_side) },
-        Line { what: "tiles in and out", bytes: Bytes::of::<f32>(threads * 3 * tile * tile) + Bytes::of::<u16>(threads * tile_tokens * dim) },
+        Line {
+            what: "tiles in and out",
+            bytes: Bytes::of::<f32>(threads * 3 * tile * tile) + Bytes::of::<u16>(threads * tile_tokens * dim),
+        },
         Line { what: "clustering", bytes: ClusterWork::bytes(work.tokens, dim, work.clusters) },
         Line {
             what: "selection",

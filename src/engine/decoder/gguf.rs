@@ -129,9 +129,7 @@ impl Gguf {
         }
         let (tensor_count, key_count) = (reader.u64()?, reader.u64()?);
         if tensor_count > MAX_TENSORS || key_count > MAX_KEYS {
-            return Err(format!(
-                "wanted at most {MAX_TENSORS} tensors and {MAX_KEYS} metadata keys, found {tensor_count} and {key_count}"
-            ));
+            return Err(format!("wanted at most {MAX_TENSORS} tensors and {MAX_KEYS} metadata keys, found {tensor_count} and {key_count}"));
         }
         let mut metadata = HashMap::new();
         for _ in 0..key_count {

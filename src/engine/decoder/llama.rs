@@ -105,8 +105,7 @@ impl Llama {
         };
         let embedding = file.locate("token_embd.weight", vocab, hidden)?;
 
-        let output =
-            if file.has("output.weight") { file.locate("output.weight", vocab, hidden)? } else { embedding };
+        let output = if file.has("output.weight") { file.locate("output.weight", vocab, hidden)? } else { embedding };
         let vector = |name: &str| {
             let located = file.locate(name, 1, hidden)?;
             let mut values = vec![0.0; hidden];
@@ -136,7 +135,20 @@ impl Llama {
         let positions = positions.get().min(shape.context);
         let work = Work::new(&shape, positions, pool.threads());
         let isa = Isa::detect();
-        Ok(Self { id: format!("uhr-edge gguf {isa:?}"), file, layers, embedding, output, output_norm, epsilon, frequencies, work, isa, pool, shape })
+        Ok(Self {
+            id: format!("uhr-edge gguf {isa:?}"),
+            file,
+            layers,
+            embedding,
+            output,
+            output_norm,
+            epsilon,
+            frequencies,
+            work,
+            isa,
+            pool,
+            shape,
+        })
     }
 
     fn embed(&mut self, segments: &[Segment<'_>], first: usize, rows: usize) -> Result<(), DecoderError> {
@@ -408,8 +420,19 @@ impl Work {
 
     fn bytes(&self) -> Bytes {
         let all = [
-            &self.x, &self.normed, &self.q, &self.k, &self.v, &self.by_head, &self.mixed, &self.gate, &self.up, &self.products,
-            &self.attention, &self.weights, &self.logits,
+            &self.x,
+            &self.normed,
+            &self.q,
+            &self.k,
+            &self.v,
+            &self.by_head,
+            &self.mixed,
+            &self.gate,
+            &self.up,
+            &self.products,
+            &self.attention,
+            &self.weights,
+            &self.logits,
         ];
         all.iter().map(|buffer| Bytes::of::<f32>(buffer.len())).sum()
     }

@@ -106,6 +106,7 @@ pub trait Decoder: Send {
 /// The largest logit's place; equal ones → the lowest.
 #[must_use]
 pub fn argmax(logits: &[f32]) -> u32 {
-    let best = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (place, &value)| if value > best.1 { (place, value) } else { best });
+    let best =
+        logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (place, &value)| if value > best.1 { (place, value) } else { best });
     u32::try_from(best.0).unwrap_or(u32::MAX)
 }
