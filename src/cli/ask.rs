@@ -1,5 +1,6 @@
 //! `ask`: one or more questions about one frame.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
@@ -18,7 +19,7 @@ use crate::units::{Bytes, Tokens};
 pub struct AskArgs {
     /// The frame, and the question unless -q gives it
     #[arg(required = true, value_name = "FRAME QUESTION")]
-    inputs: Vec<String>,
+    inputs: Vec<OsString>,
     /// A question; several share one ingest
     #[arg(short, long = "question", value_name = "QUESTION")]
     questions: Vec<String>,
@@ -40,7 +41,8 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
     let mut inputs = args.inputs.clone();
     let mut questions = args.questions.clone();
     if questions.is_empty() && inputs.len() > 1 {
-        questions.extend(inputs.pop());
+        let question = inputs.pop().unwrap_or_default().into_string();
+        questions.push(question.map_err(|text| CliError::Usage(format!("question: wanted UTF-8, found {text:?}")))?);
     }
     let ([frame], [_, ..]) = (&inputs[..], &questions[..]) else {
         return Err(CliError::Usage(format!("wanted one frame and at least one question, found {} and {}", inputs.len(), questions.len())));

@@ -1,11 +1,12 @@
 //! Rows of a picture, top to bottom, as RGB.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::imaging::ImagingError;
 use crate::imaging::source::{Format, FrameSource, Limits};
+use crate::imaging::{ImagingError, libjpeg};
 use crate::units::{Bytes, Px};
 
 /// Upper bound of what a decoder holds for rows of `side` pixels: libjpeg's context of up to 3 × 16 rows in up to 3 components, or
@@ -37,30 +38,35 @@ pub fn rows(source: &FrameSource, limits: &Limits, row: &mut dyn FnMut(&[u8])) -
 }
 
 /// Bytes of a file whose end, reached while more is wanted, is an error: libjpeg would fill up with grey.
-struct NoEnd<R>(R);
+struct NoEnd<'a, R> {
+    bytes: R,
+    ended: &'a Cell<bool>,
+}
 
-impl<R: BufRead> Read for NoEnd<R> {
+impl<R: BufRead> Read for NoEnd<'_, R> {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        self.0.read(out)
+        self.bytes.read(out)
     }
 }
 
-impl<R: BufRead> BufRead for NoEnd<R> {
+impl<R: BufRead> BufRead for NoEnd<'_, R> {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
-        let bytes = self.0.fill_buf()?;
-        if bytes.is_empty() { Err(std::io::Error::other("the file ends early")) } else { Ok(bytes) }
+        let bytes = self.bytes.fill_buf()?;
+        self.ended.set(bytes.is_empty());
+        if bytes.is_empty() { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(bytes) }
     }
     fn consume(&mut self, len: usize) {
-        self.0.consume(len);
+        self.bytes.consume(len);
     }
 }
 
 fn jpeg(file: File, source: &FrameSource, row: &mut dyn FnMut(&[u8])) -> Result<(), String> {
-    // libjpeg leaves by unwinding, without the panic hook.
+    let ended = Cell::new(false);
+    // libjpeg leaves by unwinding.
     let work = || -> Result<(), String> {
         let text = |error: std::io::Error| error.to_string();
-        let reader = NoEnd(BufReader::with_capacity(1 << 16, file));
-        let picture = mozjpeg::Decompress::builder().from_reader(reader).map_err(text)?;
+        let reader = NoEnd { bytes: BufReader::with_capacity(1 << 16, file), ended: &ended };
+        let picture = mozjpeg::Decompress::builder().with_err(libjpeg::strict()).from_reader(reader).map_err(text)?;
         let mut started = picture.rgb().map_err(text)?;
         if (started.width(), started.height()) != (source.stored.0.get(), source.stored.1.get()) {
             return Err(format!("the header changed to {} x {}", started.width(), started.height()));
@@ -72,20 +78,18 @@ fn jpeg(file: File, source: &FrameSource, row: &mut dyn FnMut(&[u8])) -> Result<
         started.finish().map_err(text)
     };
     match catch_unwind(AssertUnwindSafe(work)) {
+        _ if ended.get() => Err("the file ends early".into()),
         Ok(outcome) => outcome,
-        Err(cause) => Err(match cause.downcast_ref::<String>() {
-            Some(message) if message.contains("code") || message.contains("read") => format!("the file ends early ({message})"),
-            Some(message) => message.clone(),
-            None => "the JPEG decoder gave up".into(),
-        }),
+        Err(cause) => Err(cause.downcast_ref::<String>().cloned().unwrap_or_else(|| "the JPEG decoder gave up".into())),
     }
 }
 
 fn png(file: File, source: &FrameSource, limits: &Limits, row: &mut dyn FnMut(&[u8])) -> Result<(), String> {
     let text = |error: png::DecodingError| error.to_string();
-    let bytes = usize::try_from(decoder_bytes(limits.max_side).0 + limits.whole.0).unwrap_or(usize::MAX);
+    let bytes = usize::try_from(decoder_bytes(limits.max_side).0).unwrap_or(usize::MAX);
     let mut decoder = png::Decoder::new_with_limits(BufReader::with_capacity(1 << 16, file), png::Limits { bytes });
     decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
     decoder.set_transformations(png::Transformations::normalize_to_color8());
     let mut reader = decoder.read_info().map_err(text)?;
     let (width, height) = (source.stored.0.get(), source.stored.1.get());

@@ -8,6 +8,7 @@
 //! view's filter spans. What can't be decoded by rows (progressive JPEG, interlaced PNG) is admitted against the memory left, or refused with the figure.
 
 mod decode;
+mod libjpeg;
 mod pyramid;
 mod resample;
 mod source;

@@ -82,7 +82,7 @@ impl FrameSource {
             return Err(ImagingError::Memory { path: path.to_owned(), what, wanted: Bytes(bytes), allowed: limits.whole });
         }
         file.seek(SeekFrom::Start(0)).map_err(read)?;
-        let orientation = orientation(&mut file);
+        let orientation = orientation(format, &mut file);
         file.seek(SeekFrom::Start(0)).map_err(read)?;
         let digest = Digest::of(&mut file).map_err(read)?;
         Ok(Self { path: path.to_owned(), format, stored: (Px(width), Px(height)), orientation, digest })
@@ -101,14 +101,37 @@ impl FrameSource {
 }
 
 /// 1 where the file has none, or one that can't be read: a picture without the tag is upright by definition.
-fn orientation(file: &mut BufReader<File>) -> u8 {
-    let exif = exif::Reader::new().read_from_container(file).ok();
+fn orientation(format: Format, file: &mut BufReader<File>) -> u8 {
+    let exif = match format {
+        Format::Jpeg => exif::Reader::new().read_from_container(file).ok(),
+        Format::Png => png_exif(file).ok().flatten().and_then(|bytes| exif::Reader::new().read_raw(bytes).ok()),
+    };
     let field = exif.as_ref().and_then(|exif| exif.get_field(exif::Tag::Orientation, exif::In::PRIMARY));
     let value = field.and_then(|field| field.value.get_uint(0)).unwrap_or(1);
     if (1..=8).contains(&value) { value as u8 } else { 1 }
 }
 
-/// Walks the segments (ITU-T T.81, B.1.1.4) to the frame header.
+/// The eXIf chunk, where there is one no larger than a JPEG's could be: a chunk may claim 2 GiB.
+fn png_exif(file: &mut BufReader<File>) -> std::io::Result<Option<Vec<u8>>> {
+    file.seek_relative(8)?;
+    loop {
+        let mut head = [0; 8];
+        file.read_exact(&mut head)?;
+        let [a, b, c, d, name @ ..] = head;
+        let len = u32::from_be_bytes([a, b, c, d]);
+        match &name {
+            b"IEND" => return Ok(None),
+            b"eXIf" if len <= u32::from(u16::MAX) => {
+                let mut bytes = vec![0; len as usize];
+                file.read_exact(&mut bytes)?;
+                return Ok(Some(bytes));
+            }
+            _ => file.seek_relative(i64::from(len) + 4)?,
+        }
+    }
+}
+
+/// Walks the segments (ITU-T T.81, B.1.1.4) to the frame header, and on to the first scan.
 fn jpeg_header(path: &Path, file: &mut BufReader<File>) -> Result<Header, ImagingError> {
     let broken = |reason: &str| ImagingError::Broken { path: path.to_owned(), rows: 0, wanted: 0, reason: reason.into() };
     let ended = |_| broken("the file ends before its frame header");
@@ -118,6 +141,7 @@ fn jpeg_header(path: &Path, file: &mut BufReader<File>) -> Result<Header, Imagin
     };
     let mut word = [0; 2];
     file.read_exact(&mut word).map_err(ended)?;
+    let mut header: Option<(Header, u64)> = None;
     loop {
         if byte(file).map_err(ended)? != 0xff {
             return Err(broken("wanted a marker before the frame header"));
@@ -131,6 +155,15 @@ fn jpeg_header(path: &Path, file: &mut BufReader<File>) -> Result<Header, Imagin
         }
         file.read_exact(&mut word).map_err(ended)?;
         let len = u16::from_be_bytes(word);
+        if marker == 0xda
+            && let Some((mut header, components)) = header
+        {
+            // A first scan of fewer components than the frame's: libjpeg gathers all scans before the first row.
+            if header.whole.is_none() && u64::from(byte(file).map_err(ended)?) < components {
+                header.whole = Some(("a JPEG of several scans", coefficients(&header, components)));
+            }
+            return Ok(header);
+        }
         let frame = (0xc0..=0xcf).contains(&marker) && ![0xc4, 0xc8, 0xcc].contains(&marker);
         if marker == 0xda || marker == 0xd9 || len < 2 || (frame && len < 8) {
             return Err(broken("wanted a frame header before the first scan"));
@@ -156,11 +189,17 @@ fn jpeg_header(path: &Path, file: &mut BufReader<File>) -> Result<Header, Imagin
         if ![1, 3].contains(&components) {
             return unsupported("JPEG colours", "1 or 3 components", format!("{components}"));
         }
-        // libjpeg holds two bytes for each coefficient of a progressive picture, its sides in whole blocks of up to 16 pixels.
-        let blocks = |side: u32| u64::from(side.next_multiple_of(16));
-        let whole = (marker == 0xc2).then(|| ("a progressive JPEG", blocks(width) * blocks(height) * components * 2));
-        return Ok(Header { width, height, whole });
+        let mut found = Header { width, height, whole: None };
+        found.whole = (marker == 0xc2).then(|| ("a progressive JPEG", coefficients(&found, components)));
+        header = Some((found, components));
+        file.seek_relative(i64::from(len) - 8).map_err(ended)?;
     }
+}
+
+/// What libjpeg holds of a picture whose scans it gathers: two bytes a coefficient, sides in whole blocks of up to 32 pixels (4 × 8).
+fn coefficients(header: &Header, components: u64) -> u64 {
+    let blocks = |side: u32| u64::from(side.next_multiple_of(32));
+    blocks(header.width) * blocks(header.height) * components * 2
 }
 
 /// The IHDR chunk (PNG, third edition, 11.2.1).
