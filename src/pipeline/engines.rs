@@ -15,7 +15,7 @@ use crate::pipeline::PipelineError;
 use crate::planner;
 use crate::units::Bytes;
 
-/// Sizes of the scripted decoder.
+/// Sizes of the scripted decoder, its layers but as many as the manifest's interface layer needs.
 const SCRIPTED: DecoderShape =
     DecoderShape { layers: 1, heads: 1, kv_heads: 1, head_dim: 32, hidden: 32, ffn: 32, vocab: 1 << 16, context: 1 << 16 };
 /// Tokens of a scripted answer.
@@ -42,7 +42,7 @@ impl Engines {
             EngineKind::Scripted => {
                 let tokenizer = Tokenizer::load(&manifest.language.tokenizer, SCRIPTED.vocab)?;
                 let stop = tokenizer.id(&manifest.language.stop[0])?;
-                let shape = DecoderShape { vocab: tokenizer.len(), ..SCRIPTED };
+                let shape = DecoderShape { layers: manifest.language.interface_layer, vocab: tokenizer.len(), ..SCRIPTED };
                 Box::new(ScriptedDecoder::new(shape, stop, SCRIPTED_ANSWER))
             }
             _ => Box::new(Llama::load(&manifest.language.decoder, planner::positions(profile, manifest), Arc::clone(&pool))?),

@@ -1,0 +1,76 @@
+//! From prompt token ids to answer token ids nothing is allocated. The vision side is scripted, since the ONNX engine allocates by itself; the
+//! decoder, the compression and the arenas are the real ones.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use uhr_edge::config::{Manifest, Profile};
+use uhr_edge::imaging::{FrameSource, Limits};
+use uhr_edge::pipeline::{Engines, Pipeline, Question};
+use uhr_edge::planner;
+use uhr_edge::units::{Bytes, Tokens};
+
+static COUNTING: AtomicBool = AtomicBool::new(false);
+static SEEN: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts allocations of every thread while it is told to.
+struct Counter;
+
+// SAFETY: hands everything to the system's allocator unchanged.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Counter {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if COUNTING.load(Ordering::SeqCst) {
+            SEEN.fetch_add(1, Ordering::SeqCst);
+        }
+        // SAFETY: the caller's contract is the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counter = Counter;
+
+fn counted(work: impl FnOnce()) -> usize {
+    SEEN.store(0, Ordering::SeqCst);
+    COUNTING.store(true, Ordering::SeqCst);
+    work();
+    COUNTING.store(false, Ordering::SeqCst);
+    SEEN.load(Ordering::SeqCst)
+}
+
+#[test]
+fn an_answer_allocates_nothing() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mixed.toml");
+    let host = std::fs::read_to_string(root.join("firmware-config/host.toml")).unwrap();
+    std::fs::write(&file, host.replace("vision = \"onnx\"", "vision = \"scripted\"")).unwrap();
+    let profile = Profile::load(file.to_str().unwrap()).unwrap();
+    let manifest = Manifest::load(&root.join("models/uhr-nano")).unwrap();
+    let engines = Engines::load(&profile, &manifest).unwrap();
+    assert_eq!((engines.encoder.id(), engines.decoder.id().contains("gguf")), ("scripted", true));
+    let budget = planner::budget(Some("700"), &profile, &manifest).unwrap();
+    let limits = Limits::of(&profile);
+    let mut pipeline = Pipeline::new(profile, manifest, engines, Bytes(0)).unwrap();
+    let source = FrameSource::open(&root.join("samples/real.jpg"), &limits).unwrap();
+    let (frame, _) = pipeline.ingest(source, &budget, &mut |_, _| ()).unwrap();
+    let max_new = Tokens(4);
+    let mut answers = [[0; 4]; 2];
+    for (text, answer) in ["is there a red ship?", "how many blue tents are there?"].into_iter().zip(&mut answers) {
+        let prompt = pipeline.prompt(text, &budget, max_new).unwrap();
+        let question = Question { prompt, max_new };
+        let mut made = 0;
+        let seen = counted(|| made = pipeline.answer_tokens(&frame, &question, answer).map_or(0, |(count, _)| count));
+        assert!(made > 0);
+        assert_eq!(seen, 0, "allocations between prompt ids and answer ids");
+    }
+    // The counter counts, on this thread and on others.
+    assert_eq!(counted(|| drop(std::hint::black_box(Vec::<u8>::with_capacity(1)))), 1);
+    assert!(counted(|| drop(std::thread::spawn(|| drop(std::hint::black_box(vec![1]))).join())) > 1);
+}
