@@ -7,8 +7,8 @@ use half::slice::HalfFloatSliceExt;
 use crate::arena::{FrameLease, TokenSpan};
 use crate::compress::{MODE, POLICY, Source, align, merge, select};
 use crate::config::Budget;
-use crate::engine::Segment;
 use crate::engine::decoder::argmax;
+use crate::engine::{DecoderError, Segment};
 use crate::geometry::ViewLayout;
 use crate::pipeline::ingest::ms;
 use crate::pipeline::receipt::{BudgetUse, EngineIds, FrameRecord, Memory, Stages, ViewUse};
@@ -139,7 +139,7 @@ impl Pipeline {
         let mut made = 0;
         let mut finish = Finish::Length;
         while made < out.len() {
-            let token = argmax(self.engines.decoder.logits());
+            let token = argmax(self.engines.decoder.logits()).ok_or(DecoderError::NoLogit)?;
             if self.engines.stop.contains(&token) {
                 finish = Finish::Stop;
                 break;

@@ -82,11 +82,16 @@ impl Llama {
         let heads = file.count("llama.attention.head_count", 1..=256)?;
         let kv_heads = file.count_or("llama.attention.head_count_kv", 1..=256, heads)?;
         let hidden = file.count("llama.embedding_length", 32..=1 << 16)?;
-        if !heads.is_multiple_of(kv_heads) || !hidden.is_multiple_of(heads) {
-            let wanted = format!("a divisor of {heads} heads, and heads that divide {hidden}");
+        if !heads.is_multiple_of(kv_heads) {
+            let wanted = format!("a divisor of {heads} heads");
             return Err(file.key_error("llama.attention.head_count_kv", &wanted, file.value("llama.attention.head_count_kv")));
         }
-        let head_dim = file.count_or("llama.attention.key_length", 2..=MAX_HEAD_DIM, hidden / heads)?;
+        let key_length = "llama.attention.key_length";
+        let head_dim = if hidden.is_multiple_of(heads) {
+            file.count_or(key_length, 2..=MAX_HEAD_DIM, hidden / heads)?
+        } else {
+            file.count(key_length, 2..=MAX_HEAD_DIM)?
+        };
         let rotary = file.count_or("llama.rope.dimension_count", 2..=MAX_HEAD_DIM, head_dim)?;
         if rotary > head_dim || !rotary.is_multiple_of(2) || head_dim > MAX_HEAD_DIM as usize {
             let wanted = format!("an even number up to the head's {head_dim} values, at most {MAX_HEAD_DIM}");
@@ -104,7 +109,6 @@ impl Llama {
             context: file.count("llama.context_length", 1..=1 << 24)?,
         };
         let embedding = file.locate("token_embd.weight", vocab, hidden)?;
-
         let output = if file.has("output.weight") { file.locate("output.weight", vocab, hidden)? } else { embedding };
         let vector = |name: &str| {
             let located = file.locate(name, 1, hidden)?;

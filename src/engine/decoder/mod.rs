@@ -34,6 +34,8 @@ pub enum DecoderError {
     Length { what: &'static str, wanted: usize, found: usize },
     #[error("importance at layer {layer}: wanted finite scores, found {found} at token {token}")]
     NotFinite { layer: usize, token: usize, found: f32 },
+    #[error("logits: wanted a finite one, found none")]
+    NoLogit,
     #[error("interface layer {found}: wanted 1 to {layers}")]
     Layer { found: usize, layers: usize },
 }
@@ -103,10 +105,27 @@ pub trait Decoder: Send {
     fn logits(&self) -> &[f32];
 }
 
-/// The largest logit's place; equal ones → the lowest.
+/// The largest logit's place; equal ones → the lowest. `None` where no logit is finite.
 #[must_use]
-pub fn argmax(logits: &[f32]) -> u32 {
-    let best =
-        logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (place, &value)| if value > best.1 { (place, value) } else { best });
-    u32::try_from(best.0).unwrap_or(u32::MAX)
+pub fn argmax(logits: &[f32]) -> Option<u32> {
+    let better = |best: (usize, f32), (place, &value): (usize, &f32)| if value > best.1 { (place, value) } else { best };
+    let (place, best) = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), better);
+    u32::try_from(place).ok().filter(|_| best.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::argmax;
+
+    #[test]
+    fn the_largest_logit() {
+        let cases: [(&[f32], Option<u32>); 5] = [
+            (&[1.0, 3.0, 3.0], Some(1)),
+            (&[f32::NAN, -1.0], Some(1)),
+            (&[f32::NAN, f32::NEG_INFINITY], None),
+            (&[f32::INFINITY, 0.0], None),
+            (&[], None),
+        ];
+        cases.iter().for_each(|(logits, wanted)| assert_eq!(argmax(logits), *wanted));
+    }
 }
