@@ -1,0 +1,56 @@
+"""All of uhr-nano's training in one command: encoder, bank of tokens, decoder, package, table. Each stage takes up where it stopped."""
+
+import argparse
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def cpu():
+    text = Path("/proc/cpuinfo").read_text()
+    return re.search(r"model name\s*: (.*)", text).group(1) if "model name" in text else platform.processor()
+
+
+def table(work, device, out):
+    """The logs as a table: minutes, updates and what was measured, a row every twenty minutes and the last."""
+    lines = [f"# Training of uhr-nano\n\nMade by tools/train/train.py from its logs. Device: {device}, one thread for training and one process for drawing.\n"]
+    for name, what in (("encoder", "precision/recall, class and colour accuracy a view, coarsest first"), ("decoder", "scenes of banked tokens, held out")):
+        lines += [f"\n## {name.capitalize()}: {what}\n", "| minutes | updates | measured |\n|---|---|---|"]
+        last, minutes = -20.0, 0.0
+        for line in (work / f"{name}.log").read_text().splitlines():
+            found = re.match(r"([\d.]+) min, (\d+) updates, (.*)", line)
+            if found and (minutes := float(found[1])) >= last + 20:
+                lines.append(f"| {found[1]} | {found[2]} | {found[3].replace('|', '/')} |")
+                last = minutes
+            elif ended := re.match(r"end, (\d+) updates, (.*)", line):
+                lines.append(f"| {minutes:.0f}, end | {ended[1]} | {ended[2].replace('|', '/')} |")
+    out.write_text("\n".join(lines).replace("\n\n|", "\n|") + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="checkpoints and logs")
+    parser.add_argument("--cache", type=Path, required=True, help="folder for the packages that backgrounds come from")
+    parser.add_argument("--out", type=Path, default=Path("models/uhr-nano"))
+    parser.add_argument("--encoder-minutes", type=float, default=128)
+    parser.add_argument("--decoder-minutes", type=float, default=60)
+    parser.add_argument("--table-only", action="store_true", help="only write table.md from the logs")
+    parser.add_argument("--device", default=cpu(), help="for the table")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    run = lambda script, *more: subprocess.run([sys.executable, str(HERE / script), *map(str, more)], check=True)
+    if not args.table_only:
+        run("encoder.py", "--out", args.work, "--cache", args.cache, "--minutes", args.encoder_minutes)
+        if not (args.work / "bank.pt").exists():
+            run("bank.py", "--out", args.work, "--cache", args.cache)
+        run("decoder.py", "--out", args.work, "--minutes", args.decoder_minutes)
+        run("export.py", "--work", args.work, "--out", args.out)
+    table(args.work, args.device, HERE / "table.md")
+
+
+if __name__ == "__main__":
+    main()
