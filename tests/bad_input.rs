@@ -137,7 +137,8 @@ fn odd_but_legal_pictures_are_answered() {
     assert_eq!((&wide["frames"][0]["w"], &wide["frames"][0]["h"]), (&3_000.into(), &100.into()));
     assert_eq!(wide["budget"]["per_view"][2]["tiles_encoded"], 8 * 2);
     answered(&jpeg(300, 200, JCS_GRAYSCALE, false));
-    answered(&png(30, 20, png::ColorType::Rgba, &common_pixels(30 * 20 * 4)));
+    let see_through = answered(&png(30, 20, png::ColorType::Rgba, &common_pixels(30 * 20 * 4)));
+    assert!(see_through["degraded"].to_string().contains("transparency dropped"), "{see_through}");
     answered(&png(30, 20, png::ColorType::GrayscaleAlpha, &common_pixels(30 * 20 * 2)));
     refused(&jpeg(64, 64, JCS_CMYK, false), 5, &["CMYK", "wanted grey, YCbCr or RGB"]);
 }

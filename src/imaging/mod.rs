@@ -1,7 +1,7 @@
 //! From a picture's file to the views of its pyramid: rows as they are decoded, all views in one pass, the frame never whole.
 //!
-//! Units: pixels; samples are 8 bits, RGB. Alpha is dropped, grey becomes three equal channels, 16 bits become their upper 8, and the EXIF
-//! orientation is applied.
+//! Units: pixels; samples are 8 bits, RGB. Grey becomes three equal channels and the EXIF orientation is applied; alpha and the
+//! lower half of 16-bit samples are dropped, which [`FrameSource::dropped`] says.
 //!
 //! # Why
 //! A frame of 150 megapixels is 450 MB as pixels and its views are 77 MB; what is held while decoding is a batch of rows and the few rows a

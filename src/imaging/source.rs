@@ -43,6 +43,8 @@ pub struct FrameSource {
     pub stored: (Px, Px),
     /// EXIF orientation, 1 to 8.
     pub orientation: u8,
+    /// What of the file doesn't reach the views, for the receipt.
+    pub dropped: Vec<&'static str>,
     pub digest: Digest,
 }
 
@@ -51,6 +53,7 @@ struct Header {
     height: u32,
     /// Why it is decoded whole, and what that holds.
     whole: Option<(&'static str, u64)>,
+    dropped: Vec<&'static str>,
 }
 
 impl FrameSource {
@@ -70,7 +73,7 @@ impl FrameSource {
             [] => return Err(ImagingError::NotAnImage { path: path.to_owned(), found: "an empty file".into() }),
             _ => return Err(ImagingError::NotAnImage { path: path.to_owned(), found: format!("a file that starts {magic:02x?}") }),
         };
-        let Header { width, height, whole } = header;
+        let Header { width, height, whole, .. } = header;
         if width == 0 || height == 0 {
             let found = format!("{width} x {height}");
             return Err(ImagingError::Unsupported { path: path.to_owned(), what: "size", wanted: "1 x 1 or more", found });
@@ -82,10 +85,27 @@ impl FrameSource {
             return Err(ImagingError::Memory { path: path.to_owned(), what, wanted: Bytes(bytes), allowed: limits.whole });
         }
         file.seek(SeekFrom::Start(0)).map_err(read)?;
-        let orientation = orientation(format, &mut file);
+        let mut dropped = header.dropped;
+        let exif = match format {
+            Format::Jpeg => exif::Reader::new().read_from_container(&mut file).ok(),
+            Format::Png => {
+                let mut chunks = Chunks::default();
+                // A file that breaks off is found out when its rows are decoded.
+                let _ = png_chunks(&mut file, &mut chunks);
+                dropped.extend(chunks.transparency.then_some(ALPHA));
+                chunks.exif.and_then(|bytes| exif::Reader::new().read_raw(bytes).ok())
+            }
+        };
         file.seek(SeekFrom::Start(0)).map_err(read)?;
         let digest = Digest::of(&mut file).map_err(read)?;
-        Ok(Self { path: path.to_owned(), format, stored: (Px(width), Px(height)), orientation, digest })
+        Ok(Self {
+            path: path.to_owned(),
+            format,
+            stored: (Px(width), Px(height)),
+            orientation: orientation(exif.as_ref()),
+            dropped,
+            digest,
+        })
     }
 
     /// Width and height as seen, with the orientation applied.
@@ -101,18 +121,25 @@ impl FrameSource {
 }
 
 /// 1 where the file has none, or one that can't be read: a picture without the tag is upright by definition.
-fn orientation(format: Format, file: &mut BufReader<File>) -> u8 {
-    let exif = match format {
-        Format::Jpeg => exif::Reader::new().read_from_container(file).ok(),
-        Format::Png => png_exif(file).ok().flatten().and_then(|bytes| exif::Reader::new().read_raw(bytes).ok()),
-    };
-    let field = exif.as_ref().and_then(|exif| exif.get_field(exif::Tag::Orientation, exif::In::PRIMARY));
+fn orientation(exif: Option<&exif::Exif>) -> u8 {
+    let field = exif.and_then(|exif| exif.get_field(exif::Tag::Orientation, exif::In::PRIMARY));
     let value = field.and_then(|field| field.value.get_uint(0)).unwrap_or(1);
-    if (1..=8).contains(&value) { value as u8 } else { 1 }
+    u8::try_from(value).ok().filter(|value| (1..=8).contains(value)).unwrap_or(1)
 }
 
-/// The eXIf chunk, where there is one no larger than a JPEG's could be: a chunk may claim 2 GiB.
-fn png_exif(file: &mut BufReader<File>) -> std::io::Result<Option<Vec<u8>>> {
+const ALPHA: &str = "transparency dropped";
+const DEPTH: &str = "16-bit samples cut to their upper 8";
+
+/// What of a PNG's chunks matters beside the pixels.
+#[derive(Default)]
+struct Chunks {
+    exif: Option<Vec<u8>>,
+    /// A tRNS chunk: a colour or palette entries that are see-through.
+    transparency: bool,
+}
+
+/// Walks the chunks. An eXIf chunk counts where it is no larger than a JPEG's could be: a chunk may claim 2 GiB.
+fn png_chunks(file: &mut BufReader<File>, chunks: &mut Chunks) -> std::io::Result<()> {
     file.seek_relative(8)?;
     loop {
         let mut head = [0; 8];
@@ -120,14 +147,18 @@ fn png_exif(file: &mut BufReader<File>) -> std::io::Result<Option<Vec<u8>>> {
         let [a, b, c, d, name @ ..] = head;
         let len = u32::from_be_bytes([a, b, c, d]);
         match &name {
-            b"IEND" => return Ok(None),
+            b"IEND" => return Ok(()),
             b"eXIf" if len <= u32::from(u16::MAX) => {
                 let mut bytes = vec![0; len as usize];
                 file.read_exact(&mut bytes)?;
-                return Ok(Some(bytes));
+                chunks.exif = Some(bytes);
+                file.seek_relative(4)?;
+                continue;
             }
-            _ => file.seek_relative(i64::from(len) + 4)?,
+            b"tRNS" => chunks.transparency = true,
+            _ => {}
         }
+        file.seek_relative(i64::from(len) + 4)?;
     }
 }
 
@@ -189,7 +220,7 @@ fn jpeg_header(path: &Path, file: &mut BufReader<File>) -> Result<Header, Imagin
         if ![1, 3].contains(&components) {
             return unsupported("JPEG colours", "1 or 3 components", format!("{components}"));
         }
-        let mut found = Header { width, height, whole: None };
+        let mut found = Header { width, height, whole: None, dropped: Vec::new() };
         found.whole = (marker == 0xc2).then(|| ("a progressive JPEG", coefficients(&found, components)));
         header = Some((found, components));
         file.seek_relative(i64::from(len) - 8).map_err(ended)?;
@@ -214,5 +245,7 @@ fn png_header(path: &Path, file: &mut BufReader<File>) -> Result<Header, Imaging
     let (width, height) = (word(16), word(20));
     // Decoded to at most four channels of two bytes.
     let whole = (head[28] != 0).then(|| ("an interlaced PNG", u64::from(width) * u64::from(height) * 8));
-    Ok(Header { width, height, whole })
+    let dropped = [(head[24] == 16, DEPTH), (matches!(head[25], 4 | 6), ALPHA)];
+    let dropped = dropped.into_iter().filter_map(|(there, what)| there.then_some(what)).collect();
+    Ok(Header { width, height, whole, dropped })
 }
