@@ -10,6 +10,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::kernels::Isa;
+use crate::kernels::LANES;
 use crate::kernels::distance::dispatch;
 
 /// Keys taken at once.
@@ -56,24 +57,20 @@ pub fn attention(isa: Isa, head: Head<'_>, queries: &[f32], stride: usize, at: u
                     continue;
                 }
                 let query = &queries[row * stride + at..][..dim];
-                let mut scores = [0.0_f32; KEYS];
-                for (value, keys) in query.iter().zip(keys.as_chunks::<KEYS>().0) {
-                    for (score, key) in scores.iter_mut().zip(keys) {
-                        *score = key.mul_add(*value, *score);
+                let mut weights = dots(query, keys);
+                weights.iter_mut().for_each(|score| *score *= scale);
+                let top = weights[..seen].iter().fold(stat[0], |top, &score| if score > top { score } else { top });
+                let faded = exp(stat[0] - top);
+                let mut lanes = [0.0_f32; LANES];
+                for (block, weights) in weights.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+                    for l in 0..LANES {
+                        let weight = exp(weights[l] - top);
+                        weights[l] = if block * LANES + l < seen { weight } else { 0.0 };
+                        lanes[l] += weights[l];
                     }
                 }
-                let scores = &mut scores[..seen];
-                let top = scores.iter().fold(stat[0], |top, score| top.max(score * scale));
-                let faded = (stat[0] - top).exp();
-                let mut sum = stat[1] * faded;
-                out.iter_mut().for_each(|out| *out *= faded);
-                for (score, values) in scores.iter().zip(values.chunks_exact(dim)) {
-                    let weight = (score * scale - top).exp();
-                    sum += weight;
-                    for (out, value) in out.iter_mut().zip(values) {
-                        *out = value.mul_add(weight, *out);
-                    }
-                }
+                let sum = stat[1].mul_add(faded, lanes.iter().sum());
+                mix(&weights[..seen], values, faded, out);
                 stat.copy_from_slice(&[top, sum]);
             }
         }
@@ -93,23 +90,72 @@ pub fn attention_weights(isa: Isa, head: Head<'_>, query: &[f32], weights: &mut 
         let scale = 1.0 / (dim as f32).sqrt();
         for (block, weights) in weights.chunks_mut(KEYS).enumerate() {
             load_keys(head, block * KEYS, weights.len(), keys);
-            let mut scores = [0.0_f32; KEYS];
-            for (value, keys) in query.iter().zip(keys.as_chunks::<KEYS>().0) {
-                for (score, key) in scores.iter_mut().zip(keys) {
-                    *score = key.mul_add(*value, *score);
-                }
-            }
+            let scores = dots(query, keys);
             weights.iter_mut().zip(&scores).for_each(|(weight, score)| *weight = score * scale);
         }
         let top = weights.iter().fold(f32::NEG_INFINITY, |top, weight| top.max(*weight));
         let mut sum = 0.0_f32;
         for weight in weights.iter_mut() {
-            *weight = (*weight - top).exp();
+            *weight = exp(*weight - top);
             sum += *weight;
         }
         weights.iter_mut().for_each(|weight| *weight /= sum);
     }
     dispatch!(isa, body(head: Head<'_>, query: &[f32], weights: &mut [f32], scratch: &mut [f32]))
+}
+
+/// A query's products with a block of keys `[dim][KEYS]`.
+#[inline(always)]
+fn dots(query: &[f32], keys: &[f32]) -> [f32; KEYS] {
+    let mut scores = [0.0_f32; KEYS];
+    for (value, keys) in query.iter().zip(keys.as_chunks::<KEYS>().0) {
+        for (score, key) in scores.iter_mut().zip(keys) {
+            *score = key.mul_add(*value, *score);
+        }
+    }
+    scores
+}
+
+/// `out · faded + Σ weight · value`, the values `[keys, out's length]`. Four sums a lane, so that one product needn't wait for the last.
+#[inline(always)]
+fn mix(weights: &[f32], values: &[f32], faded: f32, out: &mut [f32]) {
+    let dim = out.len();
+    let (blocks, rest) = out.as_chunks_mut::<LANES>();
+    for (block, out) in blocks.iter_mut().enumerate() {
+        let at = block * LANES;
+        let mut sums = [[0.0_f32; LANES]; 4];
+        for (weights, values) in weights.chunks(4).zip(values.chunks(4 * dim)) {
+            for ((&weight, values), sums) in weights.iter().zip(values.chunks_exact(dim)).zip(&mut sums) {
+                for (sum, value) in sums.iter_mut().zip(&values[at..at + LANES]) {
+                    *sum = value.mul_add(weight, *sum);
+                }
+            }
+        }
+        for l in 0..LANES {
+            out[l] = out[l].mul_add(faded, (sums[0][l] + sums[1][l]) + (sums[2][l] + sums[3][l]));
+        }
+    }
+    let at = dim - rest.len();
+    for (d, out) in rest.iter_mut().enumerate() {
+        *out =
+            weights.iter().zip(values.chunks_exact(dim)).fold(*out * faded, |sum, (weight, values)| values[at + d].mul_add(*weight, sum));
+    }
+}
+
+/// e^x for x ≤ 0, within 2 ulp (Cephes' polynomial); e^−87 below −87. In straight-line code, so that a block of keys is one vector loop.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it leaves the nearest whole number in the low bits
+    let x = if x < -87.0 { -87.0 } else { x };
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_375, x));
+    let mut p = 1.987_569_2e-4_f32;
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = p.mul_add(r, c);
+    }
+    let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
+    (p * r).mul_add(r, r + 1.0) * power
 }
 
 /// Keys from `start` as `[dim][KEYS]`, 0 beyond `count`.
@@ -131,5 +177,21 @@ fn load(head: Head<'_>, start: usize, count: usize, keys: &mut [f32], values: &m
     load_keys(head, start, count, keys);
     for (place, values) in values.chunks_exact_mut(head.dim).enumerate().take(count) {
         head.values[(start + place) * head.width + head.offset..][..head.dim].convert_to_f32_slice(values);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::exp;
+
+    #[test]
+    fn exp_is_within_two_ulp_and_keeps_what_is_not_a_number() {
+        for step in 0..=870_000 {
+            let x = -(step as f32) / 1e4;
+            let (found, wanted) = (f64::from(exp(x)), f64::from(x).exp());
+            assert!((found - wanted).abs() <= wanted * 2.4e-7, "{x}: {found} for {wanted}");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NEG_INFINITY) < 2e-38 && exp(f32::NAN).is_nan());
     }
 }
