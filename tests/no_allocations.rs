@@ -5,6 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use uhr_edge::compress::regions::Method;
 use uhr_edge::config::{Manifest, Profile};
 use uhr_edge::imaging::{FrameSource, Limits};
 use uhr_edge::pipeline::{Engines, Pipeline, Question};
@@ -57,7 +58,7 @@ fn an_answer_allocates_nothing() {
     assert_eq!((engines.encoder.id(), engines.decoder.id().contains("gguf")), ("scripted", true));
     let budget = planner::budget(Some("700"), &profile, &manifest).unwrap();
     let limits = Limits::of(&profile);
-    let mut pipeline = Pipeline::new(profile, manifest, engines, Bytes(0)).unwrap();
+    let mut pipeline = Pipeline::new(profile, manifest, engines, &Method::Kmeans, Bytes(0)).unwrap();
     let source = FrameSource::open(&root.join("samples/real.jpg"), &limits).unwrap();
     let (frame, _) = pipeline.ingest(source, &budget, &mut |_, _| ()).unwrap();
     let max_new = Tokens(4);

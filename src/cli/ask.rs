@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::board;
 use crate::cli::{Cli, CliError};
+use crate::compress::regions::Method;
 use crate::imaging::{FrameSource, Limits};
 use crate::pipeline::{Answer, Engines, Pipeline, Question};
 use crate::planner;
@@ -60,7 +61,7 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
     let most = Limits { max_side: profile.frame.max_side, max_pixels: profile.frame.max_pixels, whole: profile.memory_limit };
     FrameSource::open(frame.as_ref(), &most)?;
     let engines = Engines::load(&profile, &manifest)?;
-    let mut pipeline = Pipeline::new(profile, manifest, engines, board::resident_memory().unwrap_or(Bytes(0)))?;
+    let mut pipeline = Pipeline::new(profile, manifest, engines, &Method::Kmeans, board::resident_memory().unwrap_or(Bytes(0)))?;
     let prompts = questions.iter().map(|question| pipeline.prompt(question, &budget, max_new)).collect::<Result<Vec<_>, _>>()?;
     let source = FrameSource::open(frame.as_ref(), &pipeline.limits())?;
     let bar = bar(cli.quiet);

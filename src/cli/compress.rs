@@ -10,9 +10,9 @@ use clap::{Args, ValueEnum};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::cli::model_logits::THREADS;
-use crate::compress::regions::{ClusterWork, KMeans, Labels, Partition, Rows, ViewFeatures};
+use crate::compress::regions::{Labels, Method, Partition, Rows, Sizes, ViewFeatures};
 use crate::compress::{self, CompressError, MASKED, MergeWork, SelectWork, Source, align, merge, select};
-use crate::config::{Budget, ConfigError, Profile};
+use crate::config::{Budget, Compression, ConfigError, Profile};
 use crate::geometry::{GeometryError, VisionShape};
 use crate::kernels::{Isa, Pool, map_file};
 use crate::units::{Px, Tokens};
@@ -37,7 +37,7 @@ pub struct CompressArgs {
     #[arg(long, value_enum, default_value_t = Mode::Paper)]
     mode: Mode,
     /// How a view without given labels is cut into regions
-    #[arg(long, value_enum, default_value_t = Method::Kmeans)]
+    #[arg(long, default_value_t = Method::Kmeans)]
     partition: Method,
     /// Most clusters of a view [default: the profile's]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
@@ -67,11 +67,6 @@ enum Mode {
     Paper,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Method {
-    Kmeans,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum CompressCliError {
     #[error("{path}: cannot be read: {reason}")]
@@ -96,6 +91,14 @@ struct Input<'a> {
     tensors: SafeTensors<'a>,
 }
 
+/// What is asked of one view.
+struct View {
+    number: usize,
+    budget: Tokens,
+    clusters: usize,
+    starts: Option<Vec<u32>>,
+}
+
 /// What one view came to.
 struct Compressed {
     rows: Vec<f32>,
@@ -109,7 +112,7 @@ struct Compressed {
 
 pub fn run(args: &CompressArgs, profile: &Profile) -> Result<(), CompressCliError> {
     // One value each for now: what a preset names is the rule itself.
-    let (Policy::Paper, Mode::Paper, Method::Kmeans) = (args.policy, args.mode, args.partition);
+    let (Policy::Paper, Mode::Paper) = (args.policy, args.mode);
     let map = |path: &Path| map_file(path).map_err(|error| CompressCliError::Read { path: path.to_owned(), reason: error.to_string() });
     let bytes = map(&args.input)?;
     let input = Input::new(&args.input, &bytes)?;
@@ -118,32 +121,42 @@ pub fn run(args: &CompressArgs, profile: &Profile) -> Result<(), CompressCliErro
     let start_bytes = args.init.as_deref().map(map).transpose()?;
     let start = args.init.as_deref().zip(start_bytes.as_deref()).map(|(path, bytes)| Input::new(path, bytes)).transpose()?;
     let pool = Pool::new(args.threads.max(1));
-    let mut made = Vec::new();
-    for (view, &allowed) in budget.per_view().iter().enumerate() {
-        let kmeans = KMeans {
-            clusters: compress::clusters(args.clusters.unwrap_or(profile.compression.clusters), allowed),
-            max_iterations: args.iters.unwrap_or(profile.compression.max_iterations),
-            seed: args.seed.unwrap_or(profile.compression.seed),
-            lambda_feature: profile.compression.lambda_feature,
-            lambda_position: profile.compression.lambda_position,
-            init: None,
-            isa: Isa::detect(),
+    let wanted = args.clusters.unwrap_or(profile.compression.clusters);
+    let mut views = Vec::new();
+    let mut sizes = Sizes::default();
+    for (view, &budget) in budget.per_view().iter().enumerate() {
+        let starts = match &start {
+            Some(start) if budget.0 > 0 && !input.has(view, "labels") => {
+                Some(start.tokens(&format!("view{}.init", view + 1), shape.tokens(view).get())?)
+            }
+            _ => None,
         };
-        made.push(compress_view(&input, start.as_ref(), &shape, view, allowed, kmeans, &pool)?);
+        let clusters = starts.as_ref().map_or(compress::clusters(wanted, budget), Vec::len);
+        let tokens = shape.tokens(view).get();
+        let dim = ["cluster_features", "features"].iter().filter_map(|what| input.width(view, what, tokens)).max().unwrap_or(0);
+        sizes = sizes.max(Sizes { tokens, dim, clusters });
+        views.push(View { number: view, budget, clusters, starts });
     }
+    let settings = Compression {
+        max_iterations: args.iters.unwrap_or(profile.compression.max_iterations),
+        seed: args.seed.unwrap_or(profile.compression.seed),
+        ..profile.compression
+    };
+    let mut partition = args.partition.make(&settings, Isa::detect(), sizes);
+    let made = views.iter().map(|view| compress_view(&input, &shape, view, &mut *partition, &pool));
+    let made = made.collect::<Result<Vec<_>, _>>()?;
     write(&args.out, &made)
 }
 
-/// Regions, selection and merge of view `view`.
+/// Regions, selection and merge of one view.
 fn compress_view(
     input: &Input<'_>,
-    start: Option<&Input<'_>>,
     shape: &VisionShape,
-    view: usize,
-    budget: Tokens,
-    mut kmeans: KMeans,
+    wanted: &View,
+    partition: &mut dyn Partition,
     pool: &Pool,
 ) -> Result<Compressed, CompressCliError> {
+    let (view, budget) = (wanted.number, wanted.budget);
     let refuse = |source| CompressCliError::View { path: input.path.to_owned(), view: view + 1, source };
     let name = |what: &str| format!("view{}.{what}", view + 1);
     let count = shape.tokens(view).get();
@@ -155,9 +168,10 @@ fn compress_view(
     }
     let given = input.optional(&name("labels"), Dtype::I32, &[count])?.map(numbers);
     let regions = if let Some(given) = given {
-        let partition = Labels::new(input.indices(&name("labels"), &given)?);
-        let view = ViewFeatures { rows: Rows::F32(&[]), dim: 0, side: 0 };
-        partition.partition(&view, &mut ClusterWork::new(0, 0, 0), pool, &mut labels).map_err(refuse)?.regions
+        let given = input.indices(&name("labels"), &given)?;
+        labels.iter_mut().zip(given).filter(|(label, _)| **label != MASKED).for_each(|(label, given)| *label = given);
+        let view = ViewFeatures { rows: Rows::F32(&[]), dim: 0, side: 0, starts: None };
+        Labels::new(count).partition(&view, 0, pool, &mut labels).map_err(refuse)?.regions
     } else if budget.0 == 0 {
         // Nothing can come of it, and no number of clusters fits (§3.3 wants as many tokens as regions).
         labels.fill(MASKED);
@@ -168,13 +182,8 @@ fn compress_view(
             Err(_) => None,
         };
         let (dim, rows) = clustered.as_ref().map_or((dim, &features), |(dim, rows)| (*dim, rows));
-        if let Some(start) = start {
-            kmeans.init = Some(start.tokens(&name("init"), count)?);
-        }
-        let most = kmeans.init.as_ref().map_or(kmeans.clusters, Vec::len);
-        let mut work = ClusterWork::new(count, dim, most);
-        let view = ViewFeatures { rows: Rows::F32(rows), dim, side: shape.grid_side(view) };
-        kmeans.partition(&view, &mut work, pool, &mut labels).map_err(refuse)?.regions
+        let view = ViewFeatures { rows: Rows::F32(rows), dim, side: shape.grid_side(view), starts: wanted.starts.as_deref() };
+        partition.partition(&view, wanted.clusters, pool, &mut labels).map_err(refuse)?.regions
     };
     let mut work = SelectWork::new(count, regions, budget.get().min(count));
     let selection = select(&scores, &labels, regions, budget.min(Tokens::of(count)), &mut work).map_err(refuse)?;
@@ -253,6 +262,16 @@ impl<'a> Input<'a> {
     fn new(path: &'a Path, bytes: &'a [u8]) -> Result<Self, CompressCliError> {
         let tensors = SafeTensors::deserialize(bytes).map_err(|error| format_error(path, &error))?;
         Ok(Self { path, tensors })
+    }
+
+    fn has(&self, view: usize, what: &str) -> bool {
+        self.tensors.tensor(&format!("view{}.{what}", view + 1)).is_ok()
+    }
+
+    /// Width of a view's `count` rows, where the file has them.
+    fn width(&self, view: usize, what: &str, count: usize) -> Option<usize> {
+        let tensor = self.tensors.tensor(&format!("view{}.{what}", view + 1)).ok()?;
+        matches!(*tensor.shape(), [rows, _] if rows == count).then(|| tensor.shape()[1])
     }
 
     fn wrong(&self, tensor: &str, wanted: String, found: String) -> CompressCliError {

@@ -4,6 +4,7 @@ use clap::Args;
 
 use crate::board;
 use crate::cli::{Cli, CliError};
+use crate::compress::regions::Method;
 use crate::config::Budget;
 use crate::geometry::{Layout, ViewLayout};
 use crate::imaging::Limits;
@@ -39,7 +40,7 @@ pub fn run(args: &PlanArgs, cli: &Cli) -> Result<(), CliError> {
         None => None,
     };
     let engines = Engines::load(&profile, &manifest)?;
-    let pipeline = Pipeline::new(profile, manifest, engines, board::resident_memory().unwrap_or(Bytes(0)))?;
+    let pipeline = Pipeline::new(profile, manifest, engines, &Method::Kmeans, board::resident_memory().unwrap_or(Bytes(0)))?;
     let (map, profile) = (pipeline.map(), pipeline.profile());
     if cli.json {
         let lines: Vec<_> = map.lines.iter().map(|line| serde_json::json!({"what": line.what, "bytes": line.bytes})).collect();

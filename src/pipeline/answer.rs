@@ -281,7 +281,7 @@ impl Pipeline {
                 encoder: engines.encoder.id().to_owned(),
                 projector: engines.projector.id().to_owned(),
                 decoder: engines.decoder.id().to_owned(),
-                partition: "kmeans".into(),
+                partition: self.partition.id().to_owned(),
             },
             seed: self.profile.compression.seed,
             policy: POLICY,

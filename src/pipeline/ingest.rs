@@ -5,7 +5,7 @@ use std::time::Instant;
 use half::slice::HalfFloatSliceExt;
 
 use crate::arena::FrameLease;
-use crate::compress::regions::{KMeans, Partition, Rows, ViewFeatures};
+use crate::compress::regions::{Rows, ViewFeatures};
 use crate::compress::{MASKED, clusters};
 use crate::config::Budget;
 use crate::geometry::Layout;
@@ -73,23 +73,15 @@ impl Pipeline {
         for view in layout.present().filter(|view| placed.per_view()[view.id.index()].0 > 0) {
             let at = view.id.index();
             progress("regions", at as f64 / layout.views().len() as f64);
-            let settings = self.profile.compression;
-            let kmeans = KMeans {
-                clusters: clusters(settings.clusters, placed.per_view()[at]),
-                max_iterations: settings.max_iterations,
-                seed: settings.seed,
-                lambda_feature: settings.lambda_feature,
-                lambda_position: settings.lambda_position,
-                init: None,
-                isa: self.isa,
-            };
             let slot = self.slots.get_mut(lease)?;
             let (features, labels) = slot.view_parts(at);
             for (token, label) in (0..).zip(labels.iter_mut()) {
                 *label = if view.is_masked(token) { MASKED } else { 0 };
             }
-            let rows = ViewFeatures { rows: Rows::F16(features), dim: self.manifest.vision.feature_dim, side: view.grid_side() as usize };
-            let made = kmeans.partition(&rows, &mut self.clustering, &self.engines.pool, labels)?;
+            let (dim, side) = (self.manifest.vision.feature_dim, view.grid_side() as usize);
+            let rows = ViewFeatures { rows: Rows::F16(features), dim, side, starts: None };
+            let most = clusters(self.profile.compression.clusters, placed.per_view()[at]);
+            let made = self.partition.partition(&rows, most, &self.engines.pool, labels)?;
             slot.regions[at] = made.regions;
         }
         let regions = ms(begun);

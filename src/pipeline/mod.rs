@@ -24,7 +24,7 @@ pub use shown::{Kept, MergedRegion, Picture, Shown};
 use half::f16;
 
 use crate::arena::{FrameSlots, Full, KvCache, Stale, TokenArena};
-use crate::compress::regions::ClusterWork;
+use crate::compress::regions::{Method, Partition};
 use crate::compress::{CompressError, MergeWork, PositionsError, SelectWork};
 use crate::config::{ConfigError, Manifest, Profile};
 use crate::engine::{DecoderError, EngineError, TokenizerError};
@@ -87,14 +87,13 @@ pub struct Pipeline {
     manifest: Manifest,
     engines: Engines,
     map: MemoryMap,
-    isa: Isa,
     slots: FrameSlots,
     tokens: TokenArena,
     kv: KvCache,
     pyramid: Pyramid,
     tiles: Vec<f32>,
     tile_features: Vec<f16>,
-    clustering: ClusterWork,
+    partition: Box<dyn Partition>,
     selecting: SelectWork,
     merging: MergeWork,
     gathered: Vec<f16>,
@@ -106,15 +105,15 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Allocates what the map says. `resident`: the process after the engines were loaded.
+    /// Allocates what the map says. `method`: how regions are made; `resident`: the process after the engines were loaded.
     ///
     /// # Errors
     /// A map over the profile's limit.
-    pub fn new(profile: Profile, manifest: Manifest, engines: Engines, resident: Bytes) -> Result<Self, PipelineError> {
+    pub fn new(profile: Profile, manifest: Manifest, engines: Engines, method: &Method, resident: Bytes) -> Result<Self, PipelineError> {
         let loaded = engines.loaded(resident);
-        let map = planner::memory_map(&profile, &manifest, &loaded)?;
+        let map = planner::memory_map(&profile, &manifest, method, &loaded)?;
         let shape = manifest.vision.shape.clone();
-        let work = Workspaces::new(&profile, &manifest);
+        let work = Workspaces::new(&profile, &manifest, method);
         let (dim, hidden) = (manifest.vision.feature_dim, loaded.decoder.hidden);
         let (threads, chunk) = (profile.engines.threads, profile.engines.projection_chunk);
         let (tile, tile_tokens) = (shape.tile().get(), shape.tile_grid().pow(2));
@@ -122,14 +121,13 @@ impl Pipeline {
         let isa = Isa::detect();
         let anchor = shape.tokens(0).get();
         Ok(Self {
-            isa,
             slots: FrameSlots::new(profile.frame.slots, &shape, dim, hidden),
             tokens: TokenArena::new(profile.tokens.max_visual, hidden),
             kv: KvCache::new(loaded.decoder.layers, loaded.decoder.kv_width(), positions),
             pyramid: Pyramid::new(&shape, profile.frame.max_side, isa),
             tiles: vec![0.0; threads * 3 * tile * tile],
             tile_features: vec![f16::ZERO; threads * tile_tokens * dim],
-            clustering: ClusterWork::new(work.tokens, dim, work.clusters),
+            partition: method.make(&profile.compression, isa, work.partition),
             selecting: SelectWork::new(work.tokens, work.regions, work.budget),
             merging: MergeWork::new(chunk, hidden),
             gathered: vec![f16::ZERO; chunk.get() * dim],

@@ -5,7 +5,7 @@
 //! refused before any work, with what it wanted and what is allowed.
 
 use crate::arena::{FrameSlots, KvCache, TokenArena};
-use crate::compress::regions::ClusterWork;
+use crate::compress::regions::{Method, Sizes};
 use crate::compress::{MergeWork, SelectWork};
 use crate::config::{Budget, ConfigError, Manifest, Profile};
 use crate::engine::DecoderShape;
@@ -64,37 +64,32 @@ pub fn positions(profile: &Profile, manifest: &Manifest) -> Tokens {
     manifest.vision.shape.tokens(0).max(profile.tokens.max_visual) + profile.tokens.max_text + profile.tokens.max_new
 }
 
-/// Largest number of regions of a view: each token of a given label map's background is one.
-fn most_regions(manifest: &Manifest) -> usize {
-    let shape = &manifest.vision.shape;
-    shape.tokens(shape.views().len() - 1).get()
-}
-
 /// Sizes of the workspaces, from the same numbers for the map and for the allocation.
 pub struct Workspaces {
     pub tokens: usize,
     pub regions: usize,
     pub budget: usize,
-    pub clusters: usize,
+    pub partition: Sizes,
 }
 
 impl Workspaces {
     #[must_use]
-    pub fn new(profile: &Profile, manifest: &Manifest) -> Self {
-        let tokens = most_regions(manifest);
-        let clusters = profile.compression.clusters as usize;
-        Self { tokens, regions: clusters.min(tokens), budget: profile.tokens.max_visual.get().min(tokens), clusters }
+    pub fn new(profile: &Profile, manifest: &Manifest, method: &Method) -> Self {
+        let shape = &manifest.vision.shape;
+        let tokens = shape.tokens(shape.views().len() - 1).get();
+        let partition = Sizes { tokens, dim: manifest.vision.feature_dim, clusters: profile.compression.clusters as usize };
+        Self { tokens, regions: method.regions(partition), budget: profile.tokens.max_visual.get().min(tokens), partition }
     }
 }
 
-/// The memory map of `profile` and `manifest`.
+/// The memory map of `profile` and `manifest`, with regions made by `method`.
 ///
 /// # Errors
 /// [`PlannerError::Memory`] when it is over the profile's limit.
-pub fn memory_map(profile: &Profile, manifest: &Manifest, loaded: &Loaded) -> Result<MemoryMap, PlannerError> {
+pub fn memory_map(profile: &Profile, manifest: &Manifest, method: &Method, loaded: &Loaded) -> Result<MemoryMap, PlannerError> {
     let shape = &manifest.vision.shape;
     let (dim, hidden) = (manifest.vision.feature_dim, loaded.decoder.hidden);
-    let work = Workspaces::new(profile, manifest);
+    let work = Workspaces::new(profile, manifest, method);
     let (views, strips) = Pyramid::bytes(shape, profile.frame.max_side);
     let slot = FrameSlots::slot_bytes(shape, dim, hidden);
     let tile = shape.tile().get();
@@ -115,7 +110,7 @@ pub fn memory_map(profile: &Profile, manifest: &Manifest, loaded: &Loaded) -> Re
             what: "tiles in and out",
             bytes: Bytes::of::<f32>(threads * 3 * tile * tile) + Bytes::of::<u16>(threads * tile_tokens * dim),
         },
-        Line { what: "clustering", bytes: ClusterWork::bytes(work.tokens, dim, work.clusters) },
+        Line { what: "regions", bytes: method.bytes(work.partition) },
         Line {
             what: "selection",
             bytes: SelectWork::bytes(work.tokens, work.regions, work.budget)

@@ -3,16 +3,23 @@
 //! # Why
 //! All give the same thing: a dense label for each unmasked token. Selection knows nothing of where labels came from.
 
+mod embed;
 pub mod kmeans;
 pub mod labels;
+
+use std::fmt;
+use std::str::FromStr;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::compress::CompressError;
-use crate::kernels::Pool;
+use crate::config::Compression;
+use crate::kernels::{Isa, Pool};
+use crate::units::Bytes;
 
-pub use kmeans::{ClusterWork, KMeans};
+pub use embed::Embedding;
+pub use kmeans::KMeans;
 pub use labels::Labels;
 
 /// Rows of features, `[n, dim]`.
@@ -46,6 +53,8 @@ pub struct ViewFeatures<'a> {
     pub rows: Rows<'a>,
     pub dim: usize,
     pub side: usize,
+    /// Tokens that start k-means, instead of k-means++; their number is k. Methods without starts don't look at it.
+    pub starts: Option<&'a [u32]>,
 }
 
 /// What a partition made, beside the labels.
@@ -58,17 +67,99 @@ pub struct Partitioned {
     pub objective: f64,
 }
 
-/// A way to make regions.
-pub trait Partition {
+/// A way to make regions, with the memory it needs for the largest view.
+pub trait Partition: Send {
     /// For receipts.
     fn id(&self) -> &'static str;
-    /// Labels the unmasked tokens of `view`. In: `labels[i]` is [`crate::compress::MASKED`] for masked tokens, anything else for the others. Out: those others
-    /// dense from 0.
+    /// Labels the unmasked tokens of `view`, in at most `clusters` regions where the method clusters. In: `labels[i]` is [`crate::compress::MASKED`] for
+    /// masked tokens; for the others a given label, or anything where the method clusters. Out: those others dense from 0.
     fn partition(
-        &self,
+        &mut self,
         view: &ViewFeatures<'_>,
-        work: &mut ClusterWork,
+        clusters: usize,
         pool: &Pool,
         labels: &mut [u32],
     ) -> Result<Partitioned, CompressError>;
+}
+
+/// The largest view that a partition is made for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    pub tokens: usize,
+    pub dim: usize,
+    pub clusters: usize,
+}
+
+impl Sizes {
+    /// Room for either.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self { tokens: self.tokens.max(other.tokens), dim: self.dim.max(other.dim), clusters: self.clusters.max(other.clusters) }
+    }
+}
+
+/// The methods there are, by the names of the command line: what a new one adds beside its folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Method {
+    Kmeans,
+}
+
+/// A name that no method has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("partition {found:?}: wanted {wanted}")]
+pub struct MethodError {
+    found: String,
+    wanted: &'static str,
+}
+
+impl Method {
+    /// For messages.
+    pub const NAMES: &'static str = "kmeans";
+
+    /// What [`Self::make`] allocates.
+    #[must_use]
+    pub fn bytes(&self, sizes: Sizes) -> Bytes {
+        match self {
+            Self::Kmeans => KMeans::bytes(sizes.tokens, sizes.dim, sizes.clusters),
+        }
+    }
+
+    /// Most regions of a view.
+    #[must_use]
+    pub fn regions(&self, sizes: Sizes) -> usize {
+        match self {
+            Self::Kmeans => sizes.clusters.min(sizes.tokens),
+        }
+    }
+
+    /// The method, with its memory for views of up to `sizes`.
+    #[must_use]
+    pub fn make(&self, settings: &Compression, isa: Isa, sizes: Sizes) -> Box<dyn Partition> {
+        let embedding = Embedding { lambda_feature: settings.lambda_feature, lambda_position: settings.lambda_position };
+        match self {
+            Self::Kmeans => {
+                let kmeans = kmeans::Settings { max_iterations: settings.max_iterations, seed: settings.seed, embedding, isa };
+                Box::new(KMeans::new(kmeans, sizes.tokens, sizes.dim, sizes.clusters))
+            }
+        }
+    }
+}
+
+impl FromStr for Method {
+    type Err = MethodError;
+
+    fn from_str(text: &str) -> Result<Self, MethodError> {
+        match text {
+            "kmeans" => Ok(Self::Kmeans),
+            _ => Err(MethodError { found: text.to_owned(), wanted: Self::NAMES }),
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kmeans => "kmeans",
+        })
+    }
 }

@@ -1,7 +1,5 @@
 //! k-means over features and place (Eq. 13 and 14 of UHR-BAT): Lloyd's algorithm from k-means++.
 //!
-//! A token is `u = [λ_f·f/‖f‖₂, λ_xy·x, λ_xy·y]` with its centre in `[0,1]²`; a zero feature stays zero.
-//!
 //! # Why
 //! The same features must give the same labels on any number of threads: tokens are cut into a fixed number of shards, each with its own sums,
 //! added up in shard order. Tokens are normalised a block at a time into a shard's scratch, so no f32 copy of a view exists.
@@ -13,24 +11,41 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
+use crate::compress::regions::embed::{Embedding, check_view, pack};
 use crate::compress::regions::{Partition, Partitioned, ViewFeatures};
 use crate::compress::{CompressError, MASKED};
 use crate::kernels::{Isa, LANES, Pool, nearest, squared};
+use crate::units::Bytes;
 
-pub use work::ClusterWork;
-use work::{BLOCK, SAMPLE, SHARDS, Shard};
+use work::{BLOCK, ClusterWork, SAMPLE, SHARDS, Shard};
 
 /// Settings of the clustering.
-#[derive(Clone, Debug)]
-pub struct KMeans {
-    pub clusters: usize,
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
     pub max_iterations: u32,
     pub seed: u64,
-    pub lambda_feature: f32,
-    pub lambda_position: f32,
-    /// Tokens that start as centres, instead of k-means++; their number is k.
-    pub init: Option<Vec<u32>>,
+    pub embedding: Embedding,
     pub isa: Isa,
+}
+
+/// Lloyd's algorithm with its workspace.
+pub struct KMeans {
+    settings: Settings,
+    work: ClusterWork,
+}
+
+impl KMeans {
+    /// For views of `max_tokens` tokens with `max_dim` features, in at most `max_clusters` clusters.
+    #[must_use]
+    pub fn new(settings: Settings, max_tokens: usize, max_dim: usize, max_clusters: usize) -> Self {
+        Self { settings, work: ClusterWork::new(max_tokens, max_dim, max_clusters) }
+    }
+
+    /// What [`Self::new`] allocates.
+    #[must_use]
+    pub fn bytes(max_tokens: usize, max_dim: usize, max_clusters: usize) -> Bytes {
+        ClusterWork::bytes(max_tokens, max_dim, max_clusters)
+    }
 }
 
 impl Partition for KMeans {
@@ -39,39 +54,38 @@ impl Partition for KMeans {
     }
 
     fn partition(
-        &self,
+        &mut self,
         view: &ViewFeatures<'_>,
-        work: &mut ClusterWork,
+        clusters: usize,
         pool: &Pool,
         labels: &mut [u32],
     ) -> Result<Partitioned, CompressError> {
-        let wanted = labels.len() * view.dim;
-        if view.rows.len() != wanted || view.side * view.side != labels.len() {
-            return Err(CompressError::Length { what: "clustering features", wanted, found: view.rows.len() });
+        let Self { settings, work } = self;
+        check_view(view, labels)?;
+        let clusters = view.starts.map_or(clusters, <[u32]>::len);
+        if clusters == 0 {
+            return Err(CompressError::NoClusters);
         }
-        work.check(labels.len(), view.dim, self.init.as_ref().map_or(self.clusters, Vec::len))?;
+        work.check(labels.len(), view.dim, clusters)?;
         work.open.clear();
         work.open.extend(labels.iter().zip(0..).filter(|(label, _)| **label != MASKED).map(|(_, token)| token));
         if work.open.is_empty() {
             return Ok(Partitioned { regions: 0, iterations: 0, objective: 0.0 });
         }
-        let k = self.init.as_ref().map_or(self.clusters, Vec::len).min(work.open.len());
-        if k == 0 {
-            return Err(CompressError::NoClusters);
-        }
+        let k = clusters.min(work.open.len());
         let dim = view.dim + 2;
-        match &self.init {
-            Some(tokens) => self.start_from(tokens, view, work, labels)?,
-            None => self.start_plus_plus(k, view, work),
+        match view.starts {
+            Some(tokens) => settings.start_from(&tokens[..k], view, work, labels)?,
+            None => settings.start_plus_plus(k, view, work),
         }
         work.labels[..work.open.len()].fill(MASKED);
         let mut made = Partitioned { regions: 0, iterations: 0, objective: 0.0 };
-        for iteration in 1..=self.max_iterations {
+        for iteration in 1..=settings.max_iterations {
             pack(&work.centres[..k * dim], dim, &mut work.packed, &mut work.norms);
-            let changed = self.assign(k, view, work, pool)?;
+            let changed = settings.assign(k, view, work, pool)?;
             made.iterations = iteration;
             made.objective = work.shards.iter().map(|shard| shard.objective).sum();
-            if changed == 0 || iteration == self.max_iterations {
+            if changed == 0 || iteration == settings.max_iterations {
                 break;
             }
             update(k, dim, work);
@@ -84,17 +98,10 @@ impl Partition for KMeans {
     }
 }
 
-impl KMeans {
+impl Settings {
     /// Writes u of `token` to `out` `[dim + 2]`.
     fn row(&self, view: &ViewFeatures<'_>, token: u32, out: &mut [f32]) {
-        let (feature, place) = out.split_at_mut(view.dim);
-        view.rows.copy(token as usize, feature);
-        let norm = feature.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-        let scale = if norm > 0.0 { (f64::from(self.lambda_feature) / norm) as f32 } else { 0.0 };
-        feature.iter_mut().for_each(|value| *value *= scale);
-        let side = view.side;
-        let centre = |at: usize| self.lambda_position * ((at as f32 + 0.5) / side as f32);
-        place.copy_from_slice(&[centre(token as usize % side), centre(token as usize / side)]);
+        self.embedding.row(view, token, out);
     }
 
     fn start_from(&self, tokens: &[u32], view: &ViewFeatures<'_>, work: &mut ClusterWork, labels: &[u32]) -> Result<(), CompressError> {
@@ -222,20 +229,6 @@ fn renumber(k: usize, work: &mut ClusterWork) -> usize {
     }
     work.labels[..open].iter_mut().for_each(|label| *label = numbers[*label as usize]);
     next as usize
-}
-
-/// Centres `[k][dim]` → `[groups][dim][LANES]`, with `‖c‖²`; lanes without a centre are infinitely far.
-fn pack(centres: &[f32], dim: usize, packed: &mut [f32], norms: &mut [f32]) {
-    let k = centres.len() / dim;
-    for (group, (block, norms)) in packed.chunks_exact_mut(dim * LANES).zip(norms.chunks_exact_mut(LANES)).enumerate() {
-        block.fill(0.0);
-        norms.fill(f32::INFINITY);
-        for lane in 0..LANES.min(k.saturating_sub(group * LANES)) {
-            let centre = &centres[(group * LANES + lane) * dim..][..dim];
-            norms[lane] = centre.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>() as f32;
-            centre.iter().enumerate().for_each(|(j, value)| block[j * LANES + lane] = *value);
-        }
-    }
 }
 
 /// A number below `bound`, each as likely within 2⁻³² of another.

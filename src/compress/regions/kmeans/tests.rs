@@ -7,16 +7,24 @@ fn numbers(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|_| (random.next_u64() >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
-fn settings(clusters: usize, max_iterations: u32, isa: Isa) -> KMeans {
-    KMeans { clusters, max_iterations, seed: 5, lambda_feature: 1.0, lambda_position: 0.05, init: None, isa }
+fn settings(max_iterations: u32, isa: Isa) -> Settings {
+    Settings { max_iterations, seed: 5, embedding: Embedding { lambda_feature: 1.0, lambda_position: 0.05 }, isa }
 }
 
-fn run(kmeans: &KMeans, rows: &[f32], dim: usize, side: usize, masked: &[usize], threads: usize) -> (Vec<u32>, Partitioned) {
+fn run(
+    clusters: usize,
+    settings: Settings,
+    rows: &[f32],
+    dim: usize,
+    side: usize,
+    masked: &[usize],
+    threads: usize,
+) -> (Vec<u32>, Partitioned) {
     let mut labels = vec![0; side * side];
     masked.iter().for_each(|&token| labels[token] = MASKED);
-    let mut work = ClusterWork::new(side * side, dim, kmeans.clusters.max(1));
-    let view = ViewFeatures { rows: Rows::F32(rows), dim, side };
-    let made = kmeans.partition(&view, &mut work, &Pool::new(threads), &mut labels).unwrap();
+    let mut kmeans = KMeans::new(settings, side * side, dim, clusters);
+    let view = ViewFeatures { rows: Rows::F32(rows), dim, side, starts: None };
+    let made = kmeans.partition(&view, clusters, &Pool::new(threads), &mut labels).unwrap();
     (labels, made)
 }
 
@@ -24,9 +32,9 @@ fn run(kmeans: &KMeans, rows: &[f32], dim: usize, side: usize, masked: &[usize],
 fn labels_depend_on_neither_threads_nor_instruction_set() {
     let (side, dim) = (40, 19);
     let rows = numbers(side * side * dim, 1);
-    let wanted = run(&settings(50, 10, Isa::Portable), &rows, dim, side, &[3, 77], 1);
+    let wanted = run(50, settings(10, Isa::Portable), &rows, dim, side, &[3, 77], 1);
     for threads in [1, 2, 7] {
-        assert_eq!(run(&settings(50, 10, Isa::detect()), &rows, dim, side, &[3, 77], threads), wanted, "{threads} threads");
+        assert_eq!(run(50, settings(10, Isa::detect()), &rows, dim, side, &[3, 77], threads), wanted, "{threads} threads");
     }
     assert_eq!(wanted.0[77], MASKED);
 }
@@ -41,7 +49,7 @@ fn well_parted_groups_are_found() {
             [f32::from(u8::from(x)), f32::from(u8::from(y)), 0.5]
         })
         .collect();
-    let (labels, made) = run(&settings(4, 10, Isa::detect()), &rows, 3, side, &[], 2);
+    let (labels, made) = run(4, settings(10, Isa::detect()), &rows, 3, side, &[], 2);
     assert_eq!(made.regions, 4);
     for token in 0..side * side {
         let corner = (token / side / 8 * 8 * side) + token % side / 8 * 8;
@@ -53,11 +61,11 @@ fn well_parted_groups_are_found() {
 fn bad_inputs_are_named() {
     let mut rows = vec![1.0; 9 * 2];
     rows[5] = f32::NAN;
-    let mut work = ClusterWork::new(9, 2, 3);
+    let mut kmeans = KMeans::new(settings(10, Isa::detect()), 9, 2, 3);
     let pool = Pool::new(1);
     let mut partition = |clusters, rows: &[f32]| {
-        let view = ViewFeatures { rows: Rows::F32(rows), dim: 2, side: 3 };
-        settings(clusters, 10, Isa::detect()).partition(&view, &mut work, &pool, &mut [0; 9]).unwrap_err()
+        let view = ViewFeatures { rows: Rows::F32(rows), dim: 2, side: 3, starts: None };
+        kmeans.partition(&view, clusters, &pool, &mut [0; 9]).unwrap_err()
     };
     assert!(matches!(partition(3, &rows), CompressError::NotFinite { token: 2, .. }));
     rows[5] = 1.0;
@@ -94,7 +102,7 @@ proptest! {
         let masked = [seed as usize % (side * side)];
         let mut before = f64::INFINITY;
         for iterations in 1..6 {
-            let (labels, made) = run(&settings(clusters, iterations, Isa::detect()), &rows, dim, side, &masked, 2);
+            let (labels, made) = run(clusters, settings(iterations, Isa::detect()), &rows, dim, side, &masked, 2);
             prop_assert!(made.objective <= before * (1.0 + 1e-6) + 1e-9, "{} after {before}", made.objective);
             before = made.objective;
             let mut seen = vec![false; made.regions];

@@ -1,19 +1,28 @@
 //! Given labels: a map made elsewhere, one label a token. Label 0 is background, and each such token is a region of its own.
 
-use crate::compress::regions::{ClusterWork, Partition, Partitioned, ViewFeatures};
+use crate::compress::regions::{Partition, Partitioned, ViewFeatures};
 use crate::compress::{CompressError, MASKED};
 use crate::kernels::Pool;
+use crate::units::Bytes;
 
-/// Labels as given, one a token.
-#[derive(Clone, Debug)]
+/// Makes given labels dense.
 pub struct Labels {
-    given: Vec<u32>,
+    /// `label << 32 | token`, to sort.
+    pairs: Vec<u64>,
+    max_tokens: usize,
 }
 
 impl Labels {
+    /// For views of `max_tokens` tokens.
     #[must_use]
-    pub fn new(given: Vec<u32>) -> Self {
-        Self { given }
+    pub fn new(max_tokens: usize) -> Self {
+        Self { pairs: Vec::with_capacity(max_tokens), max_tokens }
+    }
+
+    /// What [`Self::new`] allocates.
+    #[must_use]
+    pub fn bytes(max_tokens: usize) -> Bytes {
+        Bytes::of::<u64>(max_tokens)
     }
 }
 
@@ -24,23 +33,37 @@ impl Partition for Labels {
 
     /// Regions are numbered by first appearance in raster order, background tokens each at its own place.
     fn partition(
-        &self,
+        &mut self,
         _view: &ViewFeatures<'_>,
-        _work: &mut ClusterWork,
+        _clusters: usize,
         _pool: &Pool,
         labels: &mut [u32],
     ) -> Result<Partitioned, CompressError> {
-        if self.given.len() != labels.len() {
-            return Err(CompressError::Length { what: "given labels", wanted: labels.len(), found: self.given.len() });
+        if labels.len() > self.max_tokens {
+            return Err(CompressError::Room { what: "tokens", found: labels.len(), room: self.max_tokens });
         }
-        let mut numbers = std::collections::HashMap::new();
+        self.pairs.clear();
+        for (label, token) in labels.iter_mut().zip(0_u32..).filter(|(label, _)| **label != MASKED) {
+            if *label != 0 {
+                self.pairs.push(u64::from(*label) << 32 | u64::from(token));
+            }
+            *label = token;
+        }
+        self.pairs.sort_unstable();
+        // A token's label becomes the first token of its region…
+        for group in self.pairs.chunk_by(|a, b| a >> 32 == b >> 32) {
+            let token = |pair: u64| pair as u32;
+            group.iter().for_each(|&pair| labels[token(pair) as usize] = token(group[0]));
+        }
+        // … and then that one's number, which stands there by the time the others come.
         let mut regions = 0_u32;
-        for (out, &given) in labels.iter_mut().zip(&self.given).filter(|(out, _)| **out != MASKED) {
-            let mut next = || {
-                regions += 1;
-                regions - 1
-            };
-            *out = if given == 0 { next() } else { *numbers.entry(given).or_insert_with(next) };
+        for token in 0..labels.len() {
+            let first = labels[token] as usize;
+            if labels[token] == MASKED {
+                continue;
+            }
+            labels[token] = if first == token { regions } else { labels[first] };
+            regions += u32::from(first == token);
         }
         Ok(Partitioned { regions: regions as usize, iterations: 0, objective: 0.0 })
     }
@@ -53,13 +76,12 @@ mod tests {
 
     #[test]
     fn background_tokens_stand_alone_and_numbers_are_dense() {
-        let mut labels = [0, 0, MASKED, 0, 0, 0];
-        let view = ViewFeatures { rows: Rows::F32(&[]), dim: 0, side: 0 };
-        let mut work = ClusterWork::new(1, 1, 1);
-        let partition = Labels::new(vec![7, 0, 9, 7, 0, 3]);
-        let made = partition.partition(&view, &mut work, &Pool::new(1), &mut labels).unwrap();
+        let mut labels = [7, 0, MASKED, 7, 0, 3];
+        let view = ViewFeatures { rows: Rows::F32(&[]), dim: 0, side: 0, starts: None };
+        let mut partition = Labels::new(6);
+        let made = partition.partition(&view, 1, &Pool::new(1), &mut labels).unwrap();
         assert_eq!((labels, made.regions), ([0, 1, MASKED, 0, 2, 3], 4));
-        let wrong = partition.partition(&view, &mut work, &Pool::new(1), &mut [0; 3]);
-        assert_eq!(wrong.unwrap_err(), CompressError::Length { what: "given labels", wanted: 3, found: 6 });
+        let wrong = partition.partition(&view, 1, &Pool::new(1), &mut [0; 7]);
+        assert_eq!(wrong.unwrap_err(), CompressError::Room { what: "tokens", found: 7, room: 6 });
     }
 }
