@@ -65,7 +65,7 @@ fn truncated_pictures() {
 }
 
 fn common_pixels(count: usize) -> Vec<u8> {
-    (0..count).map(|at| (at * 2_654_435_761 >> 13) as u8).collect()
+    (0..count).map(|at| ((at * 2_654_435_761) >> 13) as u8).collect()
 }
 
 /// A JPEG's frame header with other sides.
