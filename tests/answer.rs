@@ -81,3 +81,21 @@ fn presets_and_lists_are_kept_by_a_scripted_engine() {
         assert!(engines.contains("scripted") && !engines.contains("tract"), "{engines}");
     }
 }
+
+#[test]
+fn the_partition_asked_for_makes_the_regions_and_stands_in_the_receipt() {
+    let ask = |args: &[&str]| {
+        let mut all = vec!["--profile", "sim", "--json", "ask", FRAME, "is there a tent?"];
+        all.extend(args);
+        common::documents(&all).remove(0)
+    };
+    for method in ["kmeans", "birch"] {
+        let document = ask(&["--partition", method, "--clusters", "50"]);
+        assert_eq!(document["receipt"]["engines"]["partition"], method);
+        for view in document["receipt"]["budget"]["per_view"].as_array().unwrap() {
+            assert!((1..=50).contains(&view["regions"].as_u64().unwrap()), "{method}: {view}");
+        }
+    }
+    let (code, message) = common::refusal(&["ask", FRAME, "why?", "--partition", "guess"]);
+    assert!(code == 2 && message.contains("guess") && message.contains("kmeans"), "{code} {message}");
+}

@@ -27,6 +27,12 @@ pub struct AskArgs {
     /// onboard, bench, xlrs, ablation, one total, or one number a view
     #[arg(long)]
     budget: Option<String>,
+    /// How the frame's tokens are cut into regions: kmeans or birch
+    #[arg(long, default_value_t = Method::Kmeans, value_name = "METHOD")]
+    partition: Method,
+    /// Most clusters of a view [default: the profile's]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    clusters: Option<u32>,
     /// Most tokens of an answer [default: the profile's]
     #[arg(long, value_name = "N")]
     max_new: Option<u32>,
@@ -52,6 +58,9 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
     if let Some(seed) = args.seed {
         profile.compression.seed = seed;
     }
+    if let Some(clusters) = args.clusters {
+        profile.compression.clusters = clusters;
+    }
     let max_new = args.max_new.map_or(profile.tokens.max_new, Tokens);
     if max_new.0 == 0 {
         return Err(CliError::Usage("--max-new: wanted 1 or more, found 0".into()));
@@ -61,7 +70,7 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
     let most = Limits { max_side: profile.frame.max_side, max_pixels: profile.frame.max_pixels, whole: profile.memory_limit };
     FrameSource::open(frame.as_ref(), &most)?;
     let engines = Engines::load(&profile, &manifest)?;
-    let mut pipeline = Pipeline::new(profile, manifest, engines, &Method::Kmeans, board::resident_memory().unwrap_or(Bytes(0)))?;
+    let mut pipeline = Pipeline::new(profile, manifest, engines, &args.partition, board::resident_memory().unwrap_or(Bytes(0)))?;
     let prompts = questions.iter().map(|question| pipeline.prompt(question, &budget, max_new)).collect::<Result<Vec<_>, _>>()?;
     let source = FrameSource::open(frame.as_ref(), &pipeline.limits())?;
     let bar = bar(cli.quiet);

@@ -36,8 +36,8 @@ pub struct CompressArgs {
     policy: Policy,
     #[arg(long, value_enum, default_value_t = Mode::Paper)]
     mode: Mode,
-    /// How a view without given labels is cut into regions
-    #[arg(long, default_value_t = Method::Kmeans)]
+    /// How a view without given labels is cut into regions: kmeans or birch
+    #[arg(long, default_value_t = Method::Kmeans, value_name = "METHOD")]
     partition: Method,
     /// Most clusters of a view [default: the profile's]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]

@@ -17,6 +17,12 @@ pub struct PlanArgs {
     /// Budget to admit: a preset, one total, or one number a view
     #[arg(long)]
     budget: Option<String>,
+    /// How regions are made: kmeans or birch
+    #[arg(long, default_value_t = Method::Kmeans, value_name = "METHOD")]
+    partition: Method,
+    /// Most clusters of a view [default: the profile's]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    clusters: Option<u32>,
     /// A frame's size: says its views, tiles and tokens, and what becomes of a dropped view's budget
     #[arg(long, value_name = "WxH", value_parser = size)]
     frame: Option<(Px, Px)>,
@@ -29,7 +35,10 @@ fn size(text: &str) -> Result<(Px, Px), String> {
 }
 
 pub fn run(args: &PlanArgs, cli: &Cli) -> Result<(), CliError> {
-    let (profile, manifest) = cli.load()?;
+    let (mut profile, manifest) = cli.load()?;
+    if let Some(clusters) = args.clusters {
+        profile.compression.clusters = clusters;
+    }
     let budget = planner::budget(args.budget.as_deref(), &profile, &manifest).map_err(PipelineError::from)?;
     let limits = Limits::of(&profile);
     let layout = match args.frame {
@@ -40,7 +49,7 @@ pub fn run(args: &PlanArgs, cli: &Cli) -> Result<(), CliError> {
         None => None,
     };
     let engines = Engines::load(&profile, &manifest)?;
-    let pipeline = Pipeline::new(profile, manifest, engines, &Method::Kmeans, board::resident_memory().unwrap_or(Bytes(0)))?;
+    let pipeline = Pipeline::new(profile, manifest, engines, &args.partition, board::resident_memory().unwrap_or(Bytes(0)))?;
     let (map, profile) = (pipeline.map(), pipeline.profile());
     if cli.json {
         let lines: Vec<_> = map.lines.iter().map(|line| serde_json::json!({"what": line.what, "bytes": line.bytes})).collect();

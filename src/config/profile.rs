@@ -44,7 +44,7 @@ pub struct TokenLimits {
     pub max_new: Tokens,
 }
 
-/// Knobs of k-means (Eq. 13–14 of UHR-BAT).
+/// Knobs of the partitions (Eq. 13–14 of UHR-BAT; its Table 8).
 #[derive(Clone, Copy, Debug)]
 pub struct Compression {
     pub clusters: u32,
@@ -52,6 +52,24 @@ pub struct Compression {
     pub seed: u64,
     pub lambda_feature: f32,
     pub lambda_position: f32,
+    pub birch: Birch,
+}
+
+/// BIRCH's tree.
+#[derive(Clone, Copy, Debug)]
+pub struct Birch {
+    /// Largest radius of a leaf entry, in the space of Eq. 13, before memory makes it rise.
+    pub threshold: f32,
+    /// Most entries of a node.
+    pub branching: usize,
+    /// Most leaf entries that are held, or twice the clusters wanted if those are more.
+    pub max_entries: usize,
+}
+
+impl Default for Birch {
+    fn default() -> Self {
+        Self { threshold: 0.1, branching: 50, max_entries: 2_400 }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +134,9 @@ struct CompressionFile {
     seed: u64,
     lambda_feature: f32,
     lambda_position: f32,
+    birch_threshold: Option<f32>,
+    birch_branching: Option<usize>,
+    birch_max_entries: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -166,11 +187,21 @@ impl Profile {
         check("tokens.max-new-tokens", tokens.max_new_tokens.into(), 1..=1 << 16)?;
         check("compression.clusters", compression.clusters.into(), 1..=65_535)?;
         check("compression.max-iterations", compression.max_iterations.into(), 1..=1_000)?;
+        let usual = Birch::default();
+        let birch = Birch {
+            threshold: compression.birch_threshold.unwrap_or(usual.threshold),
+            branching: compression.birch_branching.unwrap_or(usual.branching),
+            max_entries: compression.birch_max_entries.unwrap_or(usual.max_entries),
+        };
+        check("compression.birch-branching", birch.branching as u64, 4..=1_024)?;
+        check("compression.birch-max-entries", birch.max_entries as u64, 1..=65_535)?;
         check("engines.threads", engines.threads as u64, 1..=256)?;
         check("engines.projection-chunk-tokens", engines.projection_chunk_tokens.into(), 1..=1 << 16)?;
-        for (key, value) in
-            [("compression.lambda-feature", compression.lambda_feature), ("compression.lambda-position", compression.lambda_position)]
-        {
+        for (key, value) in [
+            ("compression.lambda-feature", compression.lambda_feature),
+            ("compression.lambda-position", compression.lambda_position),
+            ("compression.birch-threshold", birch.threshold),
+        ] {
             if !value.is_finite() || value < 0.0 {
                 return Err(ConfigError::Value {
                     path: path.to_owned(),
@@ -212,6 +243,7 @@ impl Profile {
                 seed: compression.seed,
                 lambda_feature: compression.lambda_feature,
                 lambda_position: compression.lambda_position,
+                birch,
             },
             engines: Engines {
                 vision: engines.vision,
@@ -244,6 +276,8 @@ mod tests {
             ("threads = 2", "threads = 0", "engines.threads = 0: wanted 1 to 256"),
             ("threads = 2", "threads = -2", "invalid value"),
             ("lambda-feature = 1.0", "lambda-feature = nan", "compression.lambda-feature = NaN: wanted a finite number"),
+            ("seed = 0", "seed = 0\nbirch-threshold = -1.0", "compression.birch-threshold = -1: wanted a finite number, 0 or more"),
+            ("seed = 0", "seed = 0\nbirch-branching = 3", "compression.birch-branching = 3: wanted 4 to 1024"),
             ("vision = \"onnx\"", "vision = \"gguf\"", "engines.vision = Gguf: wanted one of [Onnx, Scripted]"),
             ("budget = \"onboard\"", "budget = \"huge\"", "budget \"huge\": wanted onboard"),
             ("name = \"host\"", "", "missing field `name`"),

@@ -110,7 +110,7 @@ pub fn memory_map(profile: &Profile, manifest: &Manifest, method: &Method, loade
             what: "tiles in and out",
             bytes: Bytes::of::<f32>(threads * 3 * tile * tile) + Bytes::of::<u16>(threads * tile_tokens * dim),
         },
-        Line { what: "regions", bytes: method.bytes(work.partition) },
+        Line { what: "regions", bytes: method.bytes(&profile.compression, work.partition) },
         Line {
             what: "selection",
             bytes: SelectWork::bytes(work.tokens, work.regions, work.budget)

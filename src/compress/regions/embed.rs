@@ -2,7 +2,6 @@
 
 use crate::compress::CompressError;
 use crate::compress::regions::ViewFeatures;
-use crate::kernels::LANES;
 
 /// The weights of features and of place.
 #[derive(Clone, Copy, Debug)]
@@ -32,18 +31,4 @@ pub fn check_view(view: &ViewFeatures<'_>, labels: &[u32]) -> Result<(), Compres
         return Err(CompressError::Length { what: "clustering features", wanted, found: view.rows.len() });
     }
     Ok(())
-}
-
-/// Centres `[k][dim]` → `[groups][dim][LANES]`, with `‖c‖²`; lanes without a centre are infinitely far.
-pub fn pack(centres: &[f32], dim: usize, packed: &mut [f32], norms: &mut [f32]) {
-    let k = centres.len() / dim;
-    for (group, (block, norms)) in packed.chunks_exact_mut(dim * LANES).zip(norms.chunks_exact_mut(LANES)).enumerate() {
-        block.fill(0.0);
-        norms.fill(f32::INFINITY);
-        for lane in 0..LANES.min(k.saturating_sub(group * LANES)) {
-            let centre = &centres[(group * LANES + lane) * dim..][..dim];
-            norms[lane] = centre.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>() as f32;
-            centre.iter().enumerate().for_each(|(j, value)| block[j * LANES + lane] = *value);
-        }
-    }
 }

@@ -3,6 +3,8 @@
 //! # Why
 //! All give the same thing: a dense label for each unmasked token. Selection knows nothing of where labels came from.
 
+pub mod birch;
+mod centres;
 mod embed;
 pub mod kmeans;
 pub mod labels;
@@ -18,6 +20,7 @@ use crate::config::Compression;
 use crate::kernels::{Isa, Pool};
 use crate::units::Bytes;
 
+pub use birch::Birch;
 pub use embed::Embedding;
 pub use kmeans::KMeans;
 pub use labels::Labels;
@@ -102,6 +105,7 @@ impl Sizes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Method {
     Kmeans,
+    Birch,
 }
 
 /// A name that no method has.
@@ -114,12 +118,13 @@ pub struct MethodError {
 
 impl Method {
     /// For messages.
-    pub const NAMES: &'static str = "kmeans";
+    pub const NAMES: &'static str = "kmeans or birch";
 
     /// What [`Self::make`] allocates.
     #[must_use]
-    pub fn bytes(&self, sizes: Sizes) -> Bytes {
+    pub fn bytes(&self, settings: &Compression, sizes: Sizes) -> Bytes {
         match self {
+            Self::Birch => Birch::bytes(&settings.birch, sizes.tokens, sizes.dim, sizes.clusters),
             Self::Kmeans => KMeans::bytes(sizes.tokens, sizes.dim, sizes.clusters),
         }
     }
@@ -128,7 +133,7 @@ impl Method {
     #[must_use]
     pub fn regions(&self, sizes: Sizes) -> usize {
         match self {
-            Self::Kmeans => sizes.clusters.min(sizes.tokens),
+            Self::Kmeans | Self::Birch => sizes.clusters.min(sizes.tokens),
         }
     }
 
@@ -141,6 +146,10 @@ impl Method {
                 let kmeans = kmeans::Settings { max_iterations: settings.max_iterations, seed: settings.seed, embedding, isa };
                 Box::new(KMeans::new(kmeans, sizes.tokens, sizes.dim, sizes.clusters))
             }
+            Self::Birch => {
+                let birch = birch::Settings { birch: settings.birch, embedding, isa };
+                Box::new(Birch::new(birch, sizes.tokens, sizes.dim, sizes.clusters))
+            }
         }
     }
 }
@@ -151,6 +160,7 @@ impl FromStr for Method {
     fn from_str(text: &str) -> Result<Self, MethodError> {
         match text {
             "kmeans" => Ok(Self::Kmeans),
+            "birch" => Ok(Self::Birch),
             _ => Err(MethodError { found: text.to_owned(), wanted: Self::NAMES }),
         }
     }
@@ -160,6 +170,7 @@ impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Kmeans => "kmeans",
+            Self::Birch => "birch",
         })
     }
 }

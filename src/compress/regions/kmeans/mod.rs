@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use crate::compress::regions::embed::{Embedding, check_view, pack};
+use crate::compress::regions::centres::{dense, pack};
+use crate::compress::regions::embed::{Embedding, check_view};
 use crate::compress::regions::{Partition, Partitioned, ViewFeatures};
 use crate::compress::{CompressError, MASKED};
 use crate::kernels::{Isa, LANES, Pool, nearest, squared};
@@ -90,7 +91,7 @@ impl Partition for KMeans {
             }
             update(k, dim, work);
         }
-        made.regions = renumber(k, work);
+        made.regions = dense(&mut work.labels[..work.open.len()], &mut work.numbers[..k]);
         for (&token, &label) in work.open.iter().zip(&work.labels) {
             labels[token as usize] = label;
         }
@@ -217,20 +218,6 @@ fn update(k: usize, dim: usize, work: &mut ClusterWork) {
     }
 }
 
-/// Drops empty clusters: labels become dense, in the order of cluster numbers. Returns how many are left.
-fn renumber(k: usize, work: &mut ClusterWork) -> usize {
-    let open = work.open.len();
-    let numbers = &mut work.numbers[..k];
-    numbers.fill(0);
-    work.labels[..open].iter().for_each(|&label| numbers[label as usize] = 1);
-    let mut next = 0;
-    for number in numbers.iter_mut() {
-        (next, *number) = (next + *number, next);
-    }
-    work.labels[..open].iter_mut().for_each(|label| *label = numbers[*label as usize]);
-    next as usize
-}
-
 /// A number below `bound`, each as likely within 2⁻³² of another.
 fn below(random: &mut ChaCha8Rng, bound: usize) -> usize {
     ((u128::from(random.next_u64()) * bound as u128) >> 64) as usize
@@ -256,4 +243,4 @@ fn draw(random: &mut ChaCha8Rng, weights: &[f32]) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::compress::regions) mod tests;

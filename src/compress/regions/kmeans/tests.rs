@@ -2,7 +2,7 @@ use super::*;
 use crate::compress::regions::Rows;
 use proptest::prelude::*;
 
-fn numbers(n: usize, seed: u64) -> Vec<f32> {
+pub fn numbers(n: usize, seed: u64) -> Vec<f32> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     (0..n).map(|_| (random.next_u64() >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
