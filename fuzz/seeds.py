@@ -1,4 +1,4 @@
-"""A JPEG and a PNG of a few pixels, from nothing but the standard library: seeds for the frame target."""
+"""A JPEG, PNGs, a TIFF and an npy of a few pixels, from nothing but the standard library: seeds for the targets that read pictures and label maps."""
 
 import base64
 import struct
@@ -20,7 +20,32 @@ def png(width, height, colour):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
+def tiff(width, height):
+    """Grey, 16 bits, two strips."""
+    data = bytes(range(width * height * 2))
+    half = len(data) // 2
+    entries = [(256, 3, width), (257, 3, height), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 3, height // 2), (279, 4, 0)]
+    at = 8 + len(data)
+    arrays = {273: struct.pack("<II", 8, 8 + half), 279: struct.pack("<II", half, half)}
+    directory = struct.pack("<H", len(entries))
+    tail, end = b"", at + 2 + 12 * len(entries) + 4
+    for tag, kind, value in entries:
+        if tag in arrays:
+            directory += struct.pack("<HHII", tag, kind, 2, end + len(tail))
+            tail += arrays[tag]
+        else:
+            directory += struct.pack("<HHII", tag, kind, 1, value)
+    return struct.pack("<2sHI", b"II", 42, at) + data + directory + bytes(4) + tail
+
+
+def npy(width, height):
+    header = f"{{'descr': '<i4', 'fortran_order': False, 'shape': ({height}, {width}), }}\n".encode()
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + struct.pack(f"<{width * height}i", *range(width * height))
+
+
 folder = Path(sys.argv[1])
+(folder / "grey.tif").write_bytes(tiff(6, 4))
+(folder / "whole.npy").write_bytes(npy(5, 4))
 (folder / "grey.jpg").write_bytes(base64.b64decode(JPEG))
 for colour in (0, 2, 6):
     (folder / f"{colour}.png").write_bytes(png(20, 12, colour))

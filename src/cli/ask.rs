@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::board;
 use crate::cli::{Cli, CliError};
 use crate::compress::regions::Method;
-use crate::imaging::{FrameSource, Limits};
+use crate::imaging::{FrameSource, LabelMap, Limits};
 use crate::pipeline::{Answer, Engines, Pipeline, Question};
 use crate::planner;
 use crate::report::Overlay;
@@ -27,7 +27,7 @@ pub struct AskArgs {
     /// onboard, bench, xlrs, ablation, one total, or one number a view
     #[arg(long)]
     budget: Option<String>,
-    /// How the frame's tokens are cut into regions: kmeans or birch
+    /// How the frame's tokens are cut into regions: kmeans, birch, or labels=FILE, a map of the frame's size as it is seen (PNG, TIFF or npy; 0 is background)
     #[arg(long, default_value_t = Method::Kmeans, value_name = "METHOD")]
     partition: Method,
     /// Most clusters of a view [default: the profile's]
@@ -68,7 +68,10 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
     let budget = planner::budget(args.budget.as_deref(), &profile, &manifest).map_err(crate::pipeline::PipelineError::from)?;
     // What is plainly wrong is said before a model is loaded; room for pictures decoded whole is known only afterwards.
     let most = Limits { max_side: profile.frame.max_side, max_pixels: profile.frame.max_pixels, whole: profile.memory_limit };
-    FrameSource::open(frame.as_ref(), &most)?;
+    let (width, height) = FrameSource::open(frame.as_ref(), &most)?.size();
+    if let Method::Labels(path) = &args.partition {
+        LabelMap::open(path, &most)?.fits(width, height)?;
+    }
     let engines = Engines::load(&profile, &manifest)?;
     let mut pipeline = Pipeline::new(profile, manifest, engines, &args.partition, board::resident_memory().unwrap_or(Bytes(0)))?;
     let prompts = questions.iter().map(|question| pipeline.prompt(question, &budget, max_new)).collect::<Result<Vec<_>, _>>()?;

@@ -10,12 +10,13 @@ use clap::{Args, ValueEnum};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::cli::model_logits::THREADS;
-use crate::compress::regions::{Labels, Method, Partition, Rows, Sizes, ViewFeatures};
+use crate::compress::regions::{Labels, Method, Partition, Rows, Sizes, ViewFeatures, Voter};
 use crate::compress::{self, CompressError, MASKED, MergeWork, SelectWork, Source, align, merge, select};
 use crate::config::{Budget, Compression, ConfigError, Profile};
-use crate::geometry::{GeometryError, VisionShape};
+use crate::geometry::{GeometryError, Layout, VisionShape};
+use crate::imaging::{LabelMap, LabelMapError, Limits};
 use crate::kernels::{Isa, Pool, map_file};
-use crate::units::{Px, Tokens};
+use crate::units::{Bytes, Px, Tokens};
 
 /// Rows read at once by the merge.
 const CHUNK: Tokens = Tokens(64);
@@ -36,7 +37,7 @@ pub struct CompressArgs {
     policy: Policy,
     #[arg(long, value_enum, default_value_t = Mode::Paper)]
     mode: Mode,
-    /// How a view without given labels is cut into regions: kmeans or birch
+    /// How a view without given labels is cut into regions: kmeans, birch, or labels=FILE, a square map of the whole view (PNG, TIFF or npy; 0 is background)
     #[arg(long, default_value_t = Method::Kmeans, value_name = "METHOD")]
     partition: Method,
     /// Most clusters of a view [default: the profile's]
@@ -77,10 +78,18 @@ pub enum CompressCliError {
     Tensor { path: PathBuf, tensor: String, wanted: String, found: String },
     #[error("{path}: view {view}: {source}")]
     View { path: PathBuf, view: usize, source: CompressError },
+    #[error("{path}: label map: {source}")]
+    Map { path: PathBuf, source: CompressError },
     #[error("{path}: {source}")]
     Shape { path: PathBuf, source: GeometryError },
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    LabelMap(#[from] LabelMapError),
+    #[error("memory: the partition needs {wanted}, the profile's limit is {allowed}")]
+    Memory { wanted: Bytes, allowed: Bytes },
+    #[error("{0}")]
+    Usage(String),
     #[error("{path}: cannot be written: {reason}")]
     Write { path: PathBuf, reason: String },
 }
@@ -97,6 +106,8 @@ struct View {
     budget: Tokens,
     clusters: usize,
     starts: Option<Vec<u32>>,
+    /// Labels of its tokens, from a map.
+    given: Option<Vec<u32>>,
 }
 
 /// What one view came to.
@@ -120,7 +131,15 @@ pub fn run(args: &CompressArgs, profile: &Profile) -> Result<(), CompressCliErro
     let budget = Budget::parse(&args.budget, shape.views().len())?;
     let start_bytes = args.init.as_deref().map(map).transpose()?;
     let start = args.init.as_deref().zip(start_bytes.as_deref()).map(|(path, bytes)| Input::new(path, bytes)).transpose()?;
+    if args.init.is_some() && args.partition != Method::Kmeans {
+        return Err(CompressCliError::Usage(format!("--init: wanted --partition kmeans, found {}", args.partition)));
+    }
     let pool = Pool::new(args.threads.max(1));
+    let map = match &args.partition {
+        Method::Labels(path) => Some(map_labels(&input, &shape, path, &Limits::of(profile), &pool)?),
+        Method::Kmeans | Method::Birch => None,
+    };
+    let mut mapped = map.as_deref().unwrap_or_default();
     let wanted = args.clusters.unwrap_or(profile.compression.clusters);
     let mut views = Vec::new();
     let mut sizes = Sizes::default();
@@ -135,17 +154,43 @@ pub fn run(args: &CompressArgs, profile: &Profile) -> Result<(), CompressCliErro
         let tokens = shape.tokens(view).get();
         let dim = ["cluster_features", "features"].iter().filter_map(|what| input.width(view, what, tokens)).max().unwrap_or(0);
         sizes = sizes.max(Sizes { tokens, dim, clusters });
-        views.push(View { number: view, budget, clusters, starts });
+        let given = mapped.split_off(..tokens).map(<[u32]>::to_vec);
+        views.push(View { number: view, budget, clusters, starts, given });
     }
     let settings = Compression {
         max_iterations: args.iters.unwrap_or(profile.compression.max_iterations),
         seed: args.seed.unwrap_or(profile.compression.seed),
         ..profile.compression
     };
+    let (wanted, allowed) = (args.partition.bytes(&settings, sizes), profile.memory_limit);
+    if wanted > allowed {
+        return Err(CompressCliError::Memory { wanted, allowed });
+    }
     let mut partition = args.partition.make(&settings, Isa::detect(), sizes);
     let made = views.iter().map(|view| compress_view(&input, &shape, view, &mut *partition, &pool));
     let made = made.collect::<Result<Vec<_>, _>>()?;
     write(&args.out, &made)
+}
+
+/// Labels of the tokens of all views, from a map that covers a whole view, its padding included.
+fn map_labels(input: &Input<'_>, shape: &VisionShape, path: &Path, limits: &Limits, pool: &Pool) -> Result<Vec<u32>, CompressCliError> {
+    if let Some(view) = (0..shape.views().len()).find(|&view| input.has(view, "labels")) {
+        return Err(input.wrong(&format!("view{}.labels", view + 1), "none beside labels=FILE".into(), "labels".into()));
+    }
+    let map = LabelMap::open(path, limits)?;
+    map.square()?;
+    let (side, _) = map.size();
+    let refuse = |source| CompressCliError::Map { path: path.to_owned(), source };
+    let layout = Layout::new(shape, side, side).map_err(|source| CompressCliError::Shape { path: path.to_owned(), source })?;
+    let wanted = Voter::bytes(shape, side, pool.threads());
+    if wanted > limits.whole {
+        return Err(LabelMapError::Memory { path: path.to_owned(), what: "votes", wanted, allowed: limits.whole }.into());
+    }
+    let mut voter = Voter::new(shape, side, pool.threads());
+    let mut labels = vec![0; shape.all_tokens().get()];
+    voter.start(&layout, &|_| true, (side, side), &mut labels).map_err(refuse)?;
+    map.rows(limits, &mut |row| voter.row(row, pool, &mut labels))?;
+    Ok(labels)
 }
 
 /// Regions, selection and merge of one view.
@@ -166,10 +211,10 @@ fn compress_view(
     if let Some(mask) = input.optional(&name("mask"), Dtype::U8, &[count])? {
         labels.iter_mut().zip(mask).filter(|(_, kept)| **kept == 0).for_each(|(label, _)| *label = MASKED);
     }
-    let given = input.optional(&name("labels"), Dtype::I32, &[count])?.map(numbers);
-    let regions = if let Some(given) = given {
-        let given = input.indices(&name("labels"), &given)?;
-        labels.iter_mut().zip(given).filter(|(label, _)| **label != MASKED).for_each(|(label, given)| *label = given);
+    let own = input.optional(&name("labels"), Dtype::I32, &[count])?;
+    let own = own.map(|own| input.indices(&name("labels"), &numbers(own))).transpose()?;
+    let regions = if let Some(given) = own.as_ref().or(wanted.given.as_ref()) {
+        labels.iter_mut().zip(given).filter(|(label, _)| **label != MASKED).for_each(|(label, given)| *label = *given);
         let view = ViewFeatures { rows: Rows::F32(&[]), dim: 0, side: 0, starts: None };
         Labels::new(count).partition(&view, 0, pool, &mut labels).map_err(refuse)?.regions
     } else if budget.0 == 0 {

@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use crate::cli::compress::CompressCliError;
 use crate::config::{ConfigError, Manifest, Profile};
 use crate::engine::EngineError;
-use crate::imaging::{ImagingError, Limits};
+use crate::imaging::{ImagingError, LabelMapError, Limits};
 use crate::pipeline::PipelineError;
 use crate::planner::PlannerError;
 use crate::report::ReportError;
@@ -67,6 +67,8 @@ pub enum CliError {
     #[error(transparent)]
     Imaging(#[from] ImagingError),
     #[error(transparent)]
+    LabelMap(#[from] LabelMapError),
+    #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
     Planner(#[from] PlannerError),
@@ -95,11 +97,13 @@ impl CliError {
             Self::Output(_) | Self::Report(_) => 1,
             Self::Config(error) => config_code(error),
             Self::Imaging(error) => error.exit_code(),
+            Self::LabelMap(error) => error.exit_code(),
             Self::Engine(error) => engine_code(error),
             Self::Planner(error) => planner_code(error),
             Self::Pipeline(error) => match error {
                 PipelineError::Config(error) => config_code(error),
                 PipelineError::Imaging(error) => error.exit_code(),
+                PipelineError::LabelMap(error) => error.exit_code(),
                 PipelineError::Engine(error) => engine_code(error),
                 PipelineError::Planner(error) => planner_code(error),
                 PipelineError::EmptyQuestion => 2,
@@ -110,10 +114,13 @@ impl CliError {
             Self::Views(error) => error.exit_code(),
             Self::Compress(error) => match error {
                 CompressCliError::Config(error) => config_code(error),
-                CompressCliError::Read { .. } | CompressCliError::Write { .. } => 1,
+                CompressCliError::LabelMap(error) => error.exit_code(),
+                CompressCliError::Usage(_) => 2,
+                CompressCliError::Read { .. } | CompressCliError::Write { .. } | CompressCliError::Memory { .. } => 1,
                 CompressCliError::Format { .. }
                 | CompressCliError::Tensor { .. }
                 | CompressCliError::View { .. }
+                | CompressCliError::Map { .. }
                 | CompressCliError::Shape { .. } => 5,
             },
             Self::Logits(error) => error.exit_code(),

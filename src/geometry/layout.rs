@@ -40,6 +40,13 @@ pub struct Layout {
     views: Vec<ViewLayout>,
 }
 
+/// Across or down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis {
+    X,
+    Y,
+}
+
 /// One view of one frame.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ViewLayout {
@@ -202,13 +209,51 @@ impl ViewLayout {
     /// The token whose footprint holds the centre of pixel `x`, `y` of the frame. `None` outside the frame.
     #[must_use]
     pub fn token_at(&self, x: Px, y: Px) -> Option<u32> {
-        let Content { left, top, width, height } = self.content;
-        let axis = |at: Px, start: usize, length: usize, frame: f64| {
+        let axis = |axis: Axis, at: Px, frame: f64| {
             let at = f64::from(at.0) + 0.5;
-            (at < frame).then(|| (start + ((at * length as f64 / frame) as usize).min(length - 1)) / self.patch)
+            (at < frame).then(|| self.token_along(axis, at, frame))
         };
-        let (x, y) = (axis(x, left, width, self.frame.0)?, axis(y, top, height, self.frame.1)?);
+        let (x, y) = (axis(Axis::X, x, self.frame.0)?, axis(Axis::Y, y, self.frame.1)?);
         u32::try_from(y * (self.side.get() / self.patch) + x).ok()
+    }
+
+    /// First view pixel of the frame along an axis, and how many there are.
+    fn content_along(&self, axis: Axis) -> (usize, usize) {
+        let Content { left, top, width, height } = self.content;
+        match axis {
+            Axis::X => (left, width),
+            Axis::Y => (top, height),
+        }
+    }
+
+    /// The column or row of tokens at `at` of `extent` of a picture of the frame.
+    fn token_along(&self, axis: Axis, at: f64, extent: f64) -> usize {
+        let (start, length) = self.content_along(axis);
+        (start + ((at * length as f64 / extent) as usize).min(length - 1)) / self.patch
+    }
+
+    /// Where the columns or rows of tokens begin in a picture of the whole frame that is `pixels` long: `edges[u]` is the first pixel whose centre
+    /// lies in token `u` or behind it, so that token `u` holds the pixels `edges[u]..edges[u + 1]`. `edges`: `[U + 1]`.
+    pub fn edges(&self, axis: Axis, pixels: u32, edges: &mut [u32]) {
+        let mut next = 0;
+        for pixel in 0..pixels {
+            let token = self.token_along(axis, f64::from(pixel) + 0.5, f64::from(pixels));
+            while next <= token.min(edges.len() - 1) {
+                edges[next] = pixel;
+                next += 1;
+            }
+        }
+        edges[next..].fill(pixels);
+    }
+
+    /// The pixel at the middle of token `at`'s footprint, along an axis of a picture of the whole frame that is `pixels` long.
+    #[must_use]
+    pub fn middle(&self, axis: Axis, at: usize, pixels: u32) -> u32 {
+        let (start, length) = self.content_along(axis);
+        let inside = |edge: usize| (edge * self.patch).clamp(start, start + length) - start;
+        let middle = (inside(at) + inside(at + 1)) as f64 / 2.0 * f64::from(pixels) / length as f64;
+        // Below 2³² by the line above.
+        (middle as u32).min(pixels.saturating_sub(1))
     }
 
     /// A rectangle of the frame in view pixels.
@@ -266,6 +311,28 @@ mod tests {
                 prop_assert!(rect.y - slack <= cy && cy <= rect.y + rect.h + slack, "{rect:?} {cy}");
             }
             prop_assert_eq!(layout.views()[0].token_at(Px(w), Px(0)), None);
+        }
+
+        #[test]
+        fn edges_are_where_token_at_changes(w in 1_u32..3_000, h in 1_u32..3_000) {
+            let layout = Layout::new(&paper(), Px(w), Px(h)).unwrap();
+            for view in layout.views() {
+                let side = view.grid_side() as usize;
+                for (axis, pixels) in [(Axis::X, w), (Axis::Y, h)] {
+                    let mut edges = vec![0; side + 1];
+                    view.edges(axis, pixels, &mut edges);
+                    for pixel in 0..pixels {
+                        let token = match axis {
+                            Axis::X => view.place(view.token_at(Px(pixel), Px(0)).unwrap()).0,
+                            Axis::Y => view.place(view.token_at(Px(0), Px(pixel)).unwrap()).1,
+                        };
+                        prop_assert!((edges[token]..edges[token + 1]).contains(&pixel), "{axis:?} {pixel}: {token}");
+                    }
+                    for token in (0..side).filter(|&token| edges[token] < edges[token + 1]) {
+                        prop_assert!((edges[token]..edges[token + 1]).contains(&view.middle(axis, token, pixels)));
+                    }
+                }
+            }
         }
 
         #[test]

@@ -9,7 +9,7 @@
 mod layout;
 mod shape;
 
-pub use layout::{Content, Layout, Rect, ViewLayout};
+pub use layout::{Axis, Content, Layout, Rect, ViewLayout};
 pub use shape::VisionShape;
 
 use crate::units::Px;

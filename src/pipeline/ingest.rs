@@ -70,13 +70,20 @@ impl Pipeline {
         self.project_anchor(lease, &layout)?;
         let encode = ms(begun);
         let begun = Instant::now();
+        if let Some(maps) = &mut self.maps {
+            progress("regions", 0.0);
+            let wanted = |view: ViewId| !layout.views()[view.index()].dropped && placed.per_view()[view.index()].0 > 0;
+            maps.label(&layout, &wanted, &limits, &self.engines.pool, &mut self.slots.get_mut(lease)?.labels)?;
+        }
         for view in layout.present().filter(|view| placed.per_view()[view.id.index()].0 > 0) {
             let at = view.id.index();
             progress("regions", at as f64 / layout.views().len() as f64);
             let slot = self.slots.get_mut(lease)?;
             let (features, labels) = slot.view_parts(at);
-            for (token, label) in (0..).zip(labels.iter_mut()) {
-                *label = if view.is_masked(token) { MASKED } else { 0 };
+            if self.maps.is_none() {
+                for (token, label) in (0..).zip(labels.iter_mut()) {
+                    *label = if view.is_masked(token) { MASKED } else { 0 };
+                }
             }
             let (dim, side) = (self.manifest.vision.feature_dim, view.grid_side() as usize);
             let rows = ViewFeatures { rows: Rows::F16(features), dim, side, starts: None };

@@ -10,6 +10,7 @@ mod answer;
 mod engines;
 mod evidence;
 mod ingest;
+mod maps;
 mod prompt;
 mod receipt;
 mod shown;
@@ -29,11 +30,12 @@ use crate::compress::{CompressError, MergeWork, PositionsError, SelectWork};
 use crate::config::{ConfigError, Manifest, Profile};
 use crate::engine::{DecoderError, EngineError, TokenizerError};
 use crate::geometry::GeometryError;
-use crate::imaging::{ImagingError, Limits, Pyramid};
+use crate::imaging::{ImagingError, LabelMapError, Limits, Pyramid};
 use crate::kernels::Isa;
 use crate::planner::{self, BudgetError, MemoryMap, PlannerError, Workspaces};
 use crate::units::{Bytes, Tokens};
 use answer::Chosen;
+use maps::Maps;
 
 /// What kept a frame or a question from its answer.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,8 @@ pub enum PipelineError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Imaging(#[from] ImagingError),
+    #[error(transparent)]
+    LabelMap(#[from] LabelMapError),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
@@ -94,6 +98,7 @@ pub struct Pipeline {
     tiles: Vec<f32>,
     tile_features: Vec<f16>,
     partition: Box<dyn Partition>,
+    maps: Option<Maps>,
     selecting: SelectWork,
     merging: MergeWork,
     gathered: Vec<f16>,
@@ -128,6 +133,7 @@ impl Pipeline {
             tiles: vec![0.0; threads * 3 * tile * tile],
             tile_features: vec![f16::ZERO; threads * tile_tokens * dim],
             partition: method.make(&profile.compression, isa, work.partition),
+            maps: Maps::new(&profile, &manifest, method),
             selecting: SelectWork::new(work.tokens, work.regions, work.budget),
             merging: MergeWork::new(chunk, hidden),
             gathered: vec![f16::ZERO; chunk.get() * dim],

@@ -5,12 +5,12 @@
 //! refused before any work, with what it wanted and what is allowed.
 
 use crate::arena::{FrameSlots, KvCache, TokenArena};
-use crate::compress::regions::{Method, Sizes};
+use crate::compress::regions::{Method, Sizes, Voter};
 use crate::compress::{MergeWork, SelectWork};
 use crate::config::{Budget, ConfigError, Manifest, Profile};
 use crate::engine::DecoderShape;
 use crate::geometry::Layout;
-use crate::imaging::{Pyramid, decoder_bytes};
+use crate::imaging::{LabelMap, Pyramid, decoder_bytes};
 use crate::units::{Bytes, Tokens};
 
 /// A request that is refused before any work, or a plan that doesn't fit.
@@ -96,7 +96,7 @@ pub fn memory_map(profile: &Profile, manifest: &Manifest, method: &Method, loade
     let tile_tokens = shape.tile_grid().pow(2);
     let threads = profile.engines.threads;
     let chunk = profile.engines.projection_chunk;
-    let lines = vec![
+    let mut lines = vec![
         Line { what: "process, encoder, projector, tokenizer (measured at load)", bytes: loaded.resident },
         Line { what: "decoder weights", bytes: loaded.decoder_weights },
         Line { what: "decoder activations and logits", bytes: loaded.decoder_workspace },
@@ -119,11 +119,23 @@ pub fn memory_map(profile: &Profile, manifest: &Manifest, method: &Method, loade
         },
         Line { what: "projection chunk", bytes: MergeWork::bytes(chunk, hidden) + Bytes::of::<u16>(chunk.get() * dim) },
     ];
+    if method.maps() {
+        lines.push(Line { what: "label map", bytes: label_map(profile, manifest, method) });
+    }
     let map = MemoryMap { lines };
     if map.total() > profile.memory_limit {
         return Err(PlannerError::Memory { wanted: map.total(), allowed: profile.memory_limit });
     }
     Ok(map)
+}
+
+/// What a map of labels and the votes on it hold.
+fn label_map(profile: &Profile, manifest: &Manifest, method: &Method) -> Bytes {
+    let (shape, threads) = (&manifest.vision.shape, profile.engines.threads);
+    match method {
+        Method::Labels(_) => LabelMap::bytes(profile.frame.max_side) + Voter::bytes(shape, profile.frame.max_side, threads),
+        Method::Kmeans | Method::Birch => Bytes(0),
+    }
 }
 
 /// The budget that `text` names, or the profile's own.

@@ -10,6 +10,7 @@ pub mod kmeans;
 pub mod labels;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use half::f16;
@@ -23,7 +24,7 @@ use crate::units::Bytes;
 pub use birch::Birch;
 pub use embed::Embedding;
 pub use kmeans::KMeans;
-pub use labels::Labels;
+pub use labels::{Labels, Voter};
 
 /// Rows of features, `[n, dim]`.
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +107,8 @@ impl Sizes {
 pub enum Method {
     Kmeans,
     Birch,
+    /// A map of the frame's own size, from a file.
+    Labels(PathBuf),
 }
 
 /// A name that no method has.
@@ -118,21 +121,32 @@ pub struct MethodError {
 
 impl Method {
     /// For messages.
-    pub const NAMES: &'static str = "kmeans or birch";
+    pub const NAMES: &'static str = "kmeans, birch or labels=FILE";
 
     /// What [`Self::make`] allocates.
     #[must_use]
     pub fn bytes(&self, settings: &Compression, sizes: Sizes) -> Bytes {
         match self {
+            Self::Labels(_) => Labels::bytes(sizes.tokens),
             Self::Birch => Birch::bytes(&settings.birch, sizes.tokens, sizes.dim, sizes.clusters),
             Self::Kmeans => KMeans::bytes(sizes.tokens, sizes.dim, sizes.clusters),
         }
     }
 
-    /// Most regions of a view.
+    /// Regions come from a map of labels, not from features.
+    #[must_use]
+    pub fn maps(&self) -> bool {
+        match self {
+            Self::Kmeans | Self::Birch => false,
+            Self::Labels(_) => true,
+        }
+    }
+
+    /// Most regions of a view: each token of a map's background is one.
     #[must_use]
     pub fn regions(&self, sizes: Sizes) -> usize {
         match self {
+            Self::Labels(_) => sizes.tokens,
             Self::Kmeans | Self::Birch => sizes.clusters.min(sizes.tokens),
         }
     }
@@ -146,6 +160,7 @@ impl Method {
                 let kmeans = kmeans::Settings { max_iterations: settings.max_iterations, seed: settings.seed, embedding, isa };
                 Box::new(KMeans::new(kmeans, sizes.tokens, sizes.dim, sizes.clusters))
             }
+            Self::Labels(_) => Box::new(Labels::new(sizes.tokens)),
             Self::Birch => {
                 let birch = birch::Settings { birch: settings.birch, embedding, isa };
                 Box::new(Birch::new(birch, sizes.tokens, sizes.dim, sizes.clusters))
@@ -158,9 +173,10 @@ impl FromStr for Method {
     type Err = MethodError;
 
     fn from_str(text: &str) -> Result<Self, MethodError> {
-        match text {
-            "kmeans" => Ok(Self::Kmeans),
-            "birch" => Ok(Self::Birch),
+        match (text, text.split_once('=')) {
+            ("kmeans", _) => Ok(Self::Kmeans),
+            ("birch", _) => Ok(Self::Birch),
+            (_, Some(("labels", file))) if !file.is_empty() => Ok(Self::Labels(file.into())),
             _ => Err(MethodError { found: text.to_owned(), wanted: Self::NAMES }),
         }
     }
@@ -168,9 +184,10 @@ impl FromStr for Method {
 
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Kmeans => "kmeans",
-            Self::Birch => "birch",
-        })
+        match self {
+            Self::Kmeans => f.write_str("kmeans"),
+            Self::Birch => f.write_str("birch"),
+            Self::Labels(file) => write!(f, "labels={}", file.display()),
+        }
     }
 }

@@ -1,9 +1,13 @@
 //! Given labels: a map made elsewhere, one label a token. Label 0 is background, and each such token is a region of its own.
 
+mod vote;
+
 use crate::compress::regions::{Partition, Partitioned, ViewFeatures};
 use crate::compress::{CompressError, MASKED};
 use crate::kernels::Pool;
 use crate::units::Bytes;
+
+pub use vote::Voter;
 
 /// Makes given labels dense.
 pub struct Labels {
