@@ -20,6 +20,20 @@ from tokens import IGNORE, INDEX, LENGTH, QUESTIONS, VOCAB, scenes
 
 DIM, LAYERS, HEADS, HEAD, FFN, ROTARY, BASE, EPS = 128, 4, 4, 32, 384, 16, 10000.0, 1e-5
 FEATURES, GRID, VIEWS, INTERFACE = 144, 24, 4, 2
+# By family, in the order of scenes.FAMILIES: what is learnt late (counting, relations) weighs more.
+WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.5, 3.0])
+
+
+def gguf_names(model):
+    """The decoder's parameters by their names in a GGUF file of the llama architecture."""
+    yield "token_embd.weight", model.embed.weight
+    yield "output.weight", model.head.weight
+    yield "output_norm.weight", model.norm.weight
+    for i, layer in enumerate(model.layers):
+        parts = {"attn_norm": layer.attn_norm, "ffn_norm": layer.ffn_norm, "attn_q": layer.q, "attn_k": layer.k, "attn_v": layer.v}
+        parts |= {"attn_output": layer.o, "ffn_gate": layer.gate, "ffn_up": layer.up, "ffn_down": layer.down}
+        for name, part in parts.items():
+            yield f"blk.{i}.{name}.weight", part.weight
 
 
 def int4(w):
@@ -220,7 +234,9 @@ def drawn_to(attention, evidence):
 def losses(model, b, anchor=True):
     """Of the answer, of the interface layer's attention in the anchor pass (0 without it) and in the answer pass, and the logits."""
     logits, near, attentions = model(b, anchor)
-    answer = F.cross_entropy(logits.flatten(0, 2), b["labels"].flatten(), ignore_index=IGNORE)
+    each = F.cross_entropy(logits.flatten(0, 2), b["labels"].flatten(), ignore_index=IGNORE, reduction="none").view_as(b["labels"])
+    weight = (b["labels"] != IGNORE) * WEIGHTS[b["families"]][..., None]
+    answer = (each * weight).sum() / weight.sum()
     rows = (torch.arange(LENGTH)[None, None] <= b["asks"][..., None])[..., None]
     # The row of a word finds what the word stands for; later layers gather the answer from these rows.
     reading = drawn_to((attentions[INTERFACE - 1] * rows).sum(2) / rows.sum(2).clamp(1), b["fine"])
@@ -279,7 +295,8 @@ def main():
     if state.exists():
         saved = torch.load(state, weights_only=False)
         model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
+        if saved["optimiser"]:
+            optimiser.load_state_dict(saved["optimiser"])
         spent, step = saved["spent"], saved["step"]
     queue = mp.Queue(6)
     worker = mp.Process(target=supply, args=(args.out / "bank.pt", 1_000_000 + args.seed * 10_000_000 + step, 8, queue), daemon=True)

@@ -208,18 +208,20 @@ def main():
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     state, batch = args.out / "encoder.pt", 12
     model = Encoder().to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.02)
     spent, step = 0.0, 0
     if state.exists():
         saved = torch.load(state, weights_only=False)
         model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
+        if saved["optimiser"]:
+            optimiser.load_state_dict(saved["optimiser"])
         spent, step = saved["spent"], saved["step"]
     queue = mp.Queue(8)
     worker = mp.Process(target=supply, args=(args.cache, "train", args.seed * 1000 + step, batch, queue), daemon=True)
@@ -229,7 +231,7 @@ def main():
     while spent + (time.time() - begun) / 60 < args.minutes:
         done = (spent + (time.time() - begun) / 60) / args.minutes
         for group in optimiser.param_groups:
-            group["lr"] = 2e-3 * min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-5
+            group["lr"] = args.lr * min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-5
         pixels, labels, _ = queue.get()
         x = normalise(pixels).contiguous(memory_format=torch.channels_last)
         y = torch.from_numpy(labels)

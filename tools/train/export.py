@@ -56,14 +56,8 @@ def main():
         writer.add_tensor(name, gguf.quants.quantize(values, kind) if kind != gguf.GGMLQuantizationType.F32 else values, raw_dtype=kind)
 
     q4, q8, f32 = gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F32
-    put("token_embd.weight", model.embed.weight, q8)
-    put("output.weight", model.head.weight, q8)
-    put("output_norm.weight", model.norm.weight, f32)
-    for i, layer in enumerate(model.layers):
-        put(f"blk.{i}.attn_norm.weight", layer.attn_norm.weight, f32)
-        put(f"blk.{i}.ffn_norm.weight", layer.ffn_norm.weight, f32)
-        for name, part in {"attn_q": layer.q, "attn_k": layer.k, "attn_v": layer.v, "attn_output": layer.o, "ffn_gate": layer.gate, "ffn_up": layer.up, "ffn_down": layer.down}.items():
-            put(f"blk.{i}.{name}.weight", part.weight, q4)
+    for name, parameter in dec.gguf_names(model):
+        put(name, parameter, f32 if "norm" in name else q8 if name in ("token_embd.weight", "output.weight") else q4)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

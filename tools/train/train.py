@@ -19,6 +19,8 @@ def table(work, device, out):
     """The logs as a table: minutes, updates and what was measured, a row every twenty minutes and the last."""
     lines = [f"# Training of uhr-nano\n\nMade by tools/train/train.py from its logs. Device: {device}, one thread for training and one process for drawing.\n"]
     for name, what in (("encoder", "precision/recall, class and colour accuracy a view, coarsest first"), ("decoder", "scenes of banked tokens, held out")):
+        if not (work / f"{name}.log").exists():
+            continue
         lines += [f"\n## {name.capitalize()}: {what}\n", "| minutes | updates | measured |\n|---|---|---|"]
         last, minutes = -20.0, 0.0
         for line in (work / f"{name}.log").read_text().splitlines():
@@ -38,16 +40,23 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("models/uhr-nano"))
     parser.add_argument("--encoder-minutes", type=float, default=128)
     parser.add_argument("--decoder-minutes", type=float, default=60)
+    parser.add_argument("--start", type=Path, help="a package to go on from, instead of from nothing")
+    parser.add_argument("--encoder-lr", type=float, default=2e-3)
+    parser.add_argument("--decoder-lr", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=1, help="of everything drawn")
     parser.add_argument("--table-only", action="store_true", help="only write table.md from the logs")
     parser.add_argument("--device", default=cpu(), help="for the table")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     run = lambda script, *more: subprocess.run([sys.executable, str(HERE / script), *map(str, more)], check=True)
     if not args.table_only:
-        run("encoder.py", "--out", args.work, "--cache", args.cache, "--minutes", args.encoder_minutes)
+        if args.start and not (args.work / "encoder.pt").exists():
+            run("resume.py", "--package", args.start, "--cache", args.cache, "--out", args.work)
+        if args.encoder_minutes:
+            run("encoder.py", "--out", args.work, "--cache", args.cache, "--minutes", args.encoder_minutes, "--lr", args.encoder_lr, "--seed", args.seed)
         if not (args.work / "bank.pt").exists():
-            run("bank.py", "--out", args.work, "--cache", args.cache)
-        run("decoder.py", "--out", args.work, "--minutes", args.decoder_minutes)
+            run("bank.py", "--out", args.work, "--cache", args.cache, "--seed", args.seed + 1)
+        run("decoder.py", "--out", args.work, "--minutes", args.decoder_minutes, "--lr", args.decoder_lr, "--seed", args.seed + 2)
         run("export.py", "--work", args.work, "--out", args.out)
     table(args.work, args.device, HERE / "table.md")
 
