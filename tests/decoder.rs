@@ -9,6 +9,7 @@ use std::sync::Arc;
 use common::Random;
 use half::f16;
 use uhr_edge::arena::KvCache;
+use uhr_edge::config::ImportanceRows;
 use uhr_edge::engine::decoder::Llama;
 use uhr_edge::engine::{Decoder, DecoderError, Segment};
 use uhr_edge::kernels::Pool;
@@ -288,10 +289,12 @@ fn logits_and_attention_are_those_of_the_reference() {
         close(decoder.logits(), &wanted, &format!("shape {number}, logits"));
         for layer in 1..=LAYERS {
             let mut scores = vec![0.0; 100];
-            decoder.attend(&mut kv, &segments, 1, layer, &mut scores).unwrap();
+            decoder.attend(&mut kv, &segments, 1, (layer, ImportanceRows::AllText), &mut scores).unwrap();
             let asking = &looked[layer - 1][107..];
             let wanted: Vec<f64> = (7..107).map(|key| asking.iter().map(|row| row[key]).sum::<f64>() / 9.0).collect();
             close(&scores, &wanted, &format!("shape {number}, importance at layer {layer}"));
+            decoder.attend(&mut kv, &segments, 1, (layer, ImportanceRows::LastToken), &mut scores).unwrap();
+            close(&scores, &asking[8][7..107], &format!("shape {number}, importance of the last row at layer {layer}"));
         }
     }
 }
@@ -335,12 +338,18 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(decoder.step(&mut kv, 1), Err(DecoderError::Full(_))));
     let mut scores = [0.0; 2];
     let segments = [Segment::Ids(&[1]), Segment::Ids(&[2, 3]), Segment::Ids(&[4])];
-    assert!(matches!(decoder.attend(&mut kv, &segments, 1, LAYERS + 1, &mut scores), Err(DecoderError::Layer { .. })));
+    assert!(matches!(
+        decoder.attend(&mut kv, &segments, 1, (LAYERS + 1, ImportanceRows::AllText), &mut scores),
+        Err(DecoderError::Layer { .. })
+    ));
     // A model whose weights overflow says so instead of choosing a token or a score.
     let mut model = Model::new(SHAPES[0], 3);
     let norm = model.tensors.iter_mut().find(|tensor| tensor.name == "blk.0.attn_norm.weight").unwrap();
     norm.bytes = norm.bytes.chunks(4).flat_map(|_| f32::INFINITY.to_le_bytes()).collect();
     model.write(&path);
     let (mut decoder, mut kv) = loaded(&path, 1);
-    assert!(matches!(decoder.attend(&mut kv, &segments, 1, 1, &mut scores), Err(DecoderError::NotFinite { layer: 1, .. })));
+    assert!(matches!(
+        decoder.attend(&mut kv, &segments, 1, (1, ImportanceRows::AllText), &mut scores),
+        Err(DecoderError::NotFinite { layer: 1, .. })
+    ));
 }

@@ -16,8 +16,9 @@ mod select;
 pub use align::align;
 pub use merge::{MergeWork, merge};
 pub use residual::{Positions, PositionsError};
-pub use select::{Entry, SelectWork, Selection, Source, select};
+pub use select::{Entry, Mode, Ranked, SelectWork, Selection, Selector, Source, dense, evenly, select, top_of_view};
 
+use crate::config::ClusterRule;
 use crate::units::Tokens;
 
 /// The label of a masked token: in no region.
@@ -32,19 +33,19 @@ pub enum CompressError {
     Length { what: &'static str, wanted: usize, found: usize },
     #[error("{what} {found}: the workspace was made for {room}")]
     Room { what: &'static str, found: usize, room: usize },
+    #[error("coverage: wanted a budget of at least one token for each of {regions} regions, found {budget}")]
+    Coverage { regions: usize, budget: Tokens },
     #[error("clusters: wanted 1 or more, found 0")]
     NoClusters,
     #[error("label {found} of token {token}: wanted one below {regions}")]
     Label { token: u32, found: u32, regions: usize },
 }
 
-/// The paper's only keep rule, order and cut, by name in receipts.
-pub const POLICY: &str = "paper";
-/// How the budget is given out, by name in receipts.
-pub const MODE: &str = "paper";
-
-/// Clusters of a view under `budget`: never more than its tokens allow (§3.3 wants `B_s ≥ R_s`).
+/// Clusters of a view under `budget`.
 #[must_use]
-pub fn clusters(wanted: u32, budget: Tokens) -> usize {
-    Tokens(wanted).min(budget).get()
+pub fn clusters(rule: ClusterRule, wanted: u32, budget: Tokens) -> usize {
+    match rule {
+        ClusterRule::WithinBudget => Tokens(wanted).min(budget).get(),
+        ClusterRule::AsSet => Tokens(wanted).get(),
+    }
 }

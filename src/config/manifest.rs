@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::config::{ConfigError, parse};
+use crate::config::policy::PolicyFile;
+use crate::config::{ConfigError, POLICIES, Policy, parse};
 use crate::geometry::VisionShape;
 use crate::units::{Px, Tokens};
 
@@ -25,6 +26,7 @@ pub struct Manifest {
     pub vision: Vision,
     pub language: Language,
     pub prompt: Prompt,
+    pub policy: Policy,
 }
 
 #[derive(Clone, Debug)]
@@ -38,6 +40,8 @@ pub struct Vision {
     pub projector: PathBuf,
     /// Eq. 5: `p` `[G,G,d]` and `q` `[S,d]`.
     pub positions: Option<PathBuf>,
+    /// `[n,d]` → `[n,d]`, over the selected tokens.
+    pub selected_token_mlp: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -114,6 +118,7 @@ struct VisionFile {
     encoder: String,
     projector: String,
     positions: Option<String>,
+    selected_token_mlp: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -140,7 +145,7 @@ struct PromptFile {
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct CompressionFile {
-    policy: String,
+    policy: PolicyFile,
 }
 
 impl Manifest {
@@ -174,9 +179,9 @@ impl Manifest {
         if vision.pad != "mean" {
             return Err(value("vision.pad", format!("{:?}", vision.pad), "\"mean\""));
         }
-        if file.compression.policy != "paper" {
-            return Err(value("compression.policy", format!("{:?}", file.compression.policy), "\"paper\""));
-        }
+        let policy = file.compression.policy.policy();
+        let policy = policy
+            .map_err(|found| value("compression.policy", format!("{found:?}"), &format!("one of {POLICIES:?}, or a table of knobs")))?;
         if !(1..=1 << 14).contains(&vision.feature_dim) {
             return Err(value("vision.feature-dim", vision.feature_dim.to_string(), "1 to 16384"));
         }
@@ -210,6 +215,7 @@ impl Manifest {
                 encoder: listed(&vision.encoder)?,
                 projector: listed(&vision.projector)?,
                 positions: vision.positions.as_deref().map(listed).transpose()?,
+                selected_token_mlp: vision.selected_token_mlp.as_deref().map(listed).transpose()?,
             },
             language: Language {
                 decoder: listed(&language.decoder)?,
@@ -219,6 +225,7 @@ impl Manifest {
                 stop: language.stop.clone(),
             },
             prompt,
+            policy,
             digest,
             name: file.name,
             licence: file.licence,

@@ -5,12 +5,14 @@
 
 mod budget;
 mod manifest;
+mod policy;
 mod profile;
 
 use std::path::PathBuf;
 
 pub use budget::{Budget, PRESETS};
 pub use manifest::{Digest, Language, Manifest, Prompt, Vision};
+pub use policy::{ClusterOn, ClusterRule, ImportanceRows, Keep, POLICIES, Padding, Policy, Start, Stop};
 pub use profile::{Birch, Compression, EngineKind, Engines, FrameLimits, Profile, TokenLimits};
 
 use crate::units::Tokens;

@@ -48,6 +48,8 @@ pub struct TokenLimits {
 #[derive(Clone, Copy, Debug)]
 pub struct Compression {
     pub clusters: u32,
+    /// Features are projected at random to as many coordinates before clustering; `None`: they aren't.
+    pub cluster_dim: Option<u32>,
     pub max_iterations: u32,
     pub seed: u64,
     pub lambda_feature: f32,
@@ -130,6 +132,7 @@ struct TokensFile {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct CompressionFile {
     clusters: u32,
+    cluster_dim: Option<u32>,
     max_iterations: u32,
     seed: u64,
     lambda_feature: f32,
@@ -186,6 +189,9 @@ impl Profile {
         check("tokens.max-text-tokens", tokens.max_text_tokens.into(), 1..=1 << 16)?;
         check("tokens.max-new-tokens", tokens.max_new_tokens.into(), 1..=1 << 16)?;
         check("compression.clusters", compression.clusters.into(), 1..=65_535)?;
+        if let Some(dim) = compression.cluster_dim {
+            check("compression.cluster-dim", dim.into(), 1..=4_096)?;
+        }
         check("compression.max-iterations", compression.max_iterations.into(), 1..=1_000)?;
         let usual = Birch::default();
         let birch = Birch {
@@ -239,6 +245,7 @@ impl Profile {
             },
             compression: Compression {
                 clusters: compression.clusters,
+                cluster_dim: compression.cluster_dim,
                 max_iterations: compression.max_iterations,
                 seed: compression.seed,
                 lambda_feature: compression.lambda_feature,

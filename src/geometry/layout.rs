@@ -1,6 +1,6 @@
 //! How one frame lies in the views of a shape.
 
-use crate::geometry::{GeometryError, VisionShape};
+use crate::geometry::{GeometryError, Grid, TokenOrder, VisionShape};
 use crate::units::{Px, Tokens, ViewId};
 
 /// A rectangle in frame pixels.
@@ -58,6 +58,8 @@ pub struct ViewLayout {
     frame: (f64, f64),
     patch: usize,
     tile: usize,
+    order: TokenOrder,
+    padding_kept: bool,
 }
 
 impl Layout {
@@ -83,9 +85,18 @@ impl Layout {
                 frame: (f64::from(width.0), f64::from(height.0)),
                 patch: shape.patch().get(),
                 tile: shape.tile().get(),
+                order: TokenOrder::Raster,
+                padding_kept: false,
             }
         });
         Ok(Self { width, height, views: views.collect() })
+    }
+
+    /// The same views with their tokens numbered in `order`, and with those of padding as ordinary tokens where `padding_kept` says so.
+    #[must_use]
+    pub fn numbered(mut self, order: TokenOrder, padding_kept: bool) -> Self {
+        self.views.iter_mut().for_each(|view| (view.order, view.padding_kept) = (order, padding_kept));
+        self
     }
 
     #[must_use]
@@ -112,6 +123,12 @@ impl Layout {
 }
 
 impl ViewLayout {
+    /// Its tokens' places.
+    #[must_use]
+    pub fn grid(&self) -> Grid {
+        Grid { side: self.side.get() / self.patch, tile: self.tile / self.patch, order: self.order }
+    }
+
     /// Tokens a side, U_s.
     #[must_use]
     pub fn grid_side(&self) -> u32 {
@@ -136,10 +153,11 @@ impl ViewLayout {
         [left / square..(left + width).div_ceil(square), top / square..(top + height).div_ceil(square)]
     }
 
-    /// Columns and rows of tokens that are not masked (x0..x1, y0..y1): a token is masked when its whole patch is padding.
+    /// Columns and rows of tokens that are not masked (x0..x1, y0..y1): a token is masked when its whole patch is padding, unless padding is kept.
     #[must_use]
     pub fn unmasked(&self) -> [std::ops::Range<usize>; 2] {
-        self.covered(self.patch)
+        let all = 0..self.side.get() / self.patch;
+        if self.padding_kept { [all.clone(), all] } else { self.covered(self.patch) }
     }
 
     /// Tokens that are not masked.
@@ -169,26 +187,17 @@ impl ViewLayout {
         columns.len() * rows.len()
     }
 
-    /// Raster index in the view of token `inner` (raster in its tile) of the tile in column `tile_x` and row `tile_y`.
+    /// Number in the view of token `inner` (raster in its tile) of the tile in column `tile_x` and row `tile_y`.
     #[must_use]
     pub fn token_of_tile(&self, tile_x: usize, tile_y: usize, inner: usize) -> usize {
-        let grid = self.tile / self.patch;
-        (tile_y * grid + inner / grid) * (self.side.get() / self.patch) + tile_x * grid + inner % grid
+        let grid = self.grid();
+        grid.token(tile_x * grid.tile + inner % grid.tile, tile_y * grid.tile + inner / grid.tile)
     }
 
     /// Column and row of a token.
     #[must_use]
     pub fn place(&self, token: u32) -> (usize, usize) {
-        let side = self.grid_side();
-        ((token % side) as usize, (token / side) as usize)
-    }
-
-    /// A token's centre in `[0,1]²` of the whole view (Eq. 13).
-    #[must_use]
-    pub fn centre(&self, token: u32) -> (f32, f32) {
-        let (x, y) = self.place(token);
-        let side = self.grid_side() as f32;
-        ((x as f32 + 0.5) / side, (y as f32 + 0.5) / side)
+        self.grid().place(token)
     }
 
     /// The pixels of the original frame behind a token: its patch without the padding. Empty (w or h 0) for a masked token.
@@ -214,7 +223,7 @@ impl ViewLayout {
             (at < frame).then(|| self.token_along(axis, at, frame))
         };
         let (x, y) = (axis(Axis::X, x, self.frame.0)?, axis(Axis::Y, y, self.frame.1)?);
-        u32::try_from(y * (self.side.get() / self.patch) + x).ok()
+        u32::try_from(self.grid().token(x, y)).ok()
     }
 
     /// First view pixel of the frame along an axis, and how many there are.

@@ -1,14 +1,16 @@
 //! Where things are: views of a frame, the letterbox, tiles, tokens and the pixels of the original frame behind each. Pure maths.
 //!
 //! Units: view pixels count from the view's upper left corner, padding included; frame pixels from the frame's, after its orientation
-//! is applied. Tokens of a view are numbered in raster order, `y · U + x`.
+//! is applied. Tokens of a view are numbered in raster order, `y · U + x`, unless a policy wants them tile by tile ([`TokenOrder`]).
 //!
 //! # Why
 //! Every other room asks here and none computes a place of its own, so that an evidence box and a token's patch can't disagree.
 
+mod grid;
 mod layout;
 mod shape;
 
+pub use grid::{Coordinates, Grid, TokenOrder};
 pub use layout::{Axis, Content, Layout, Rect, ViewLayout};
 pub use shape::VisionShape;
 

@@ -9,6 +9,7 @@ mod mapped;
 mod matmul;
 mod pool;
 mod resample;
+mod screen;
 
 pub use attention::{Head, attention, attention_scratch, attention_weights};
 pub use distance::{Isa, LANES, nearest, squared};
@@ -16,3 +17,7 @@ pub use mapped::map_file;
 pub use matmul::{Format, Matrix, matmul, matmul_scratch};
 pub use pool::Pool;
 pub use resample::{TAPS, Taps, across, down, round};
+pub use screen::{
+    Bounds, Screen, accumulate, byte_products, chain_error, dot, dot_error, float_products, judge, near, pack_bytes, quantise, row_bytes,
+    scaled, squares, widen,
+};

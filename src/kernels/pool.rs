@@ -250,6 +250,24 @@ impl Pool {
             task(number, data, unsafe { shards.piece(start..len.min(start + beside_piece)) });
         });
     }
+
+    /// As [`Self::pairs`] with one value of `data` a piece, and a third slice cut as the second.
+    pub fn triples<A: Send, B: Send, C: Send>(
+        &self,
+        data: &mut [A],
+        beside: &mut [B],
+        third: &mut [C],
+        piece: usize,
+        task: &(dyn Fn(usize, &mut A, &mut [B], &mut [C]) + Sync),
+    ) {
+        let len = third.len();
+        let shards = Shards::new(third);
+        self.pairs(data, 1, beside, piece, &|number, data, beside| {
+            let start = (number * piece).min(len);
+            // SAFETY: pieces of different numbers don't overlap.
+            task(number, &mut data[0], beside, unsafe { shards.piece(start..len.min(start + piece)) });
+        });
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! What the clustering methods cluster (Eq. 13): `u = [λ_f·f/‖f‖₂, λ_xy·x, λ_xy·y]` of a token with its centre in `[0,1]²`; a zero feature stays zero.
 
+use std::ops::Range;
+
 use crate::compress::CompressError;
 use crate::compress::regions::ViewFeatures;
+use crate::kernels::{Isa, squares};
 
 /// The weights of features and of place.
 #[derive(Clone, Copy, Debug)]
@@ -13,21 +16,54 @@ pub struct Embedding {
 impl Embedding {
     /// Writes u of `token` to `out` `[dim + 2]`.
     pub fn row(self, view: &ViewFeatures<'_>, token: u32, out: &mut [f32]) {
-        let (feature, place) = out.split_at_mut(view.dim);
+        let feature = &mut out[..view.dim];
         view.rows.copy(token as usize, feature);
-        let norm = feature.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-        let scale = if norm > 0.0 { (f64::from(self.lambda_feature) / norm) as f32 } else { 0.0 };
-        feature.iter_mut().for_each(|value| *value *= scale);
-        let side = view.side;
-        let centre = |at: usize| self.lambda_position * ((at as f32 + 0.5) / side as f32);
-        place.copy_from_slice(&[centre(token as usize % side), centre(token as usize / side)]);
+        let scale = self.scale(squares(Isa::detect(), feature).sqrt());
+        self.scaled(view, token, scale, out);
+    }
+
+    /// λ_f/‖f‖ for a feature of norm `norm`.
+    pub fn scale(self, norm: f64) -> f32 {
+        if norm > 0.0 { (f64::from(self.lambda_feature) / norm) as f32 } else { 0.0 }
+    }
+
+    /// As [`Self::row`], with the feature's scale known.
+    pub fn scaled(self, view: &ViewFeatures<'_>, token: u32, scale: f32, out: &mut [f32]) {
+        let (feature, place) = out.split_at_mut(view.dim);
+        view.rows.copy_scaled(Isa::detect(), token as usize * view.dim, scale, feature);
+        place.copy_from_slice(&self.place(view, token));
+    }
+
+    /// Coordinates `columns` of u alone.
+    pub fn part(self, view: &ViewFeatures<'_>, token: u32, scale: f32, columns: Range<usize>, out: &mut [f32]) {
+        let features = columns.start.min(view.dim)..columns.end.min(view.dim);
+        let (feature, rest) = out.split_at_mut(features.len());
+        view.rows.copy_scaled(Isa::detect(), token as usize * view.dim + features.start, scale, feature);
+        let place = self.place(view, token);
+        rest.copy_from_slice(&place[columns.start.max(view.dim) - view.dim..][..rest.len()]);
+    }
+
+    fn place(self, view: &ViewFeatures<'_>, token: u32) -> [f32; 2] {
+        let (x, y) = view.grid.coordinate(token, view.coordinates);
+        [self.lambda_position * x, self.lambda_position * y]
+    }
+
+    /// No ‖u‖ is above this.
+    pub fn norm(self) -> f32 {
+        self.lambda_position.hypot(self.lambda_position).hypot(self.lambda_feature) * 1.000_1
+    }
+
+    /// No coordinate of any u is above this, and it isn't 0.
+    pub fn largest(self) -> f32 {
+        let largest = self.lambda_feature.max(self.lambda_position);
+        if largest > 0.0 { largest } else { 1.0 }
     }
 }
 
 /// Refuses a view whose rows, grid and labels don't agree.
 pub fn check_view(view: &ViewFeatures<'_>, labels: &[u32]) -> Result<(), CompressError> {
     let wanted = labels.len() * view.dim;
-    if view.rows.len() != wanted || view.side * view.side != labels.len() {
+    if view.rows.len() != wanted || view.grid.tokens() != labels.len() {
         return Err(CompressError::Length { what: "clustering features", wanted, found: view.rows.len() });
     }
     Ok(())

@@ -17,8 +17,9 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::compress::CompressError;
-use crate::config::Compression;
-use crate::kernels::{Isa, Pool};
+use crate::config::{Compression, Policy};
+use crate::geometry::{Coordinates, Grid, TokenOrder};
+use crate::kernels::{Isa, Pool, scaled, widen};
 use crate::units::Bytes;
 
 pub use birch::Birch;
@@ -41,24 +42,49 @@ impl Rows<'_> {
         }
     }
 
-    /// Copies row `index` of rows of `out.len()` values.
-    fn copy(&self, index: usize, out: &mut [f32]) {
-        let range = index * out.len()..(index + 1) * out.len();
+    /// Copies values from `start` on.
+    fn copy_part(&self, start: usize, out: &mut [f32]) {
+        let range = start..start + out.len();
         match self {
             Self::F16(rows) => rows[range].convert_to_f32_slice(out),
             Self::F32(rows) => out.copy_from_slice(&rows[range]),
         }
     }
+
+    /// Values from `start` on, which are finite, times `scale`.
+    fn copy_scaled(&self, isa: Isa, start: usize, scale: f32, out: &mut [f32]) {
+        let range = start..start + out.len();
+        match self {
+            Self::F16(rows) => widen(isa, &rows[range], scale, out),
+            Self::F32(rows) => scaled(isa, &rows[range], scale, out),
+        }
+    }
+
+    /// Copies row `index` of rows of `out.len()` values.
+    pub fn copy(&self, index: usize, out: &mut [f32]) {
+        self.copy_part(index * out.len(), out);
+    }
 }
 
-/// One view to partition: its clustering features in raster order, on a grid of `side` × `side` tokens.
+/// One view to partition: its clustering features in the order of its grid.
 #[derive(Clone, Copy, Debug)]
 pub struct ViewFeatures<'a> {
     pub rows: Rows<'a>,
     pub dim: usize,
-    pub side: usize,
+    pub grid: Grid,
+    /// What a token's place is.
+    pub coordinates: Coordinates,
     /// Tokens that start k-means, instead of k-means++; their number is k. Methods without starts don't look at it.
     pub starts: Option<&'a [u32]>,
+}
+
+impl<'a> ViewFeatures<'a> {
+    /// Rows in raster order on a grid of `side` × `side` tokens, placed in the whole view.
+    #[must_use]
+    pub fn raster(rows: Rows<'a>, dim: usize, side: usize) -> Self {
+        let grid = Grid { side, tile: side.max(1), order: TokenOrder::Raster };
+        Self { rows, dim, grid, coordinates: Coordinates::View, starts: None }
+    }
 }
 
 /// What a partition made, beside the labels.
@@ -75,6 +101,10 @@ pub struct Partitioned {
 pub trait Partition: Send {
     /// For receipts.
     fn id(&self) -> &'static str;
+    /// Whether it makes as many regions as it is told, so that a view can be partitioned anew for a small budget.
+    fn clusters(&self) -> bool {
+        true
+    }
     /// Labels the unmasked tokens of `view`, in at most `clusters` regions where the method clusters. In: `labels[i]` is [`crate::compress::MASKED`] for
     /// masked tokens; for the others a given label, or anything where the method clusters. Out: those others dense from 0.
     fn partition(
@@ -127,9 +157,11 @@ impl Method {
     #[must_use]
     pub fn bytes(&self, settings: &Compression, sizes: Sizes) -> Bytes {
         match self {
+            Self::Kmeans => {
+                KMeans::bytes(&kmeans_settings(settings, &Policy::paper(), Isa::detect()), sizes.tokens, sizes.dim, sizes.clusters)
+            }
             Self::Labels(_) => Labels::bytes(sizes.tokens),
             Self::Birch => Birch::bytes(&settings.birch, sizes.tokens, sizes.dim, sizes.clusters),
-            Self::Kmeans => KMeans::bytes(sizes.tokens, sizes.dim, sizes.clusters),
         }
     }
 
@@ -153,19 +185,31 @@ impl Method {
 
     /// The method, with its memory for views of up to `sizes`.
     #[must_use]
-    pub fn make(&self, settings: &Compression, isa: Isa, sizes: Sizes) -> Box<dyn Partition> {
-        let embedding = Embedding { lambda_feature: settings.lambda_feature, lambda_position: settings.lambda_position };
+    pub fn make(&self, settings: &Compression, policy: &Policy, isa: Isa, sizes: Sizes) -> Box<dyn Partition> {
         match self {
-            Self::Kmeans => {
-                let kmeans = kmeans::Settings { max_iterations: settings.max_iterations, seed: settings.seed, embedding, isa };
-                Box::new(KMeans::new(kmeans, sizes.tokens, sizes.dim, sizes.clusters))
-            }
+            Self::Kmeans => Box::new(KMeans::new(kmeans_settings(settings, policy, isa), sizes.tokens, sizes.dim, sizes.clusters)),
             Self::Labels(_) => Box::new(Labels::new(sizes.tokens)),
             Self::Birch => {
-                let birch = birch::Settings { birch: settings.birch, embedding, isa };
+                let birch = birch::Settings { birch: settings.birch, embedding: embedding(settings), isa };
                 Box::new(Birch::new(birch, sizes.tokens, sizes.dim, sizes.clusters))
             }
         }
+    }
+}
+
+fn embedding(settings: &Compression) -> Embedding {
+    Embedding { lambda_feature: settings.lambda_feature, lambda_position: settings.lambda_position }
+}
+
+fn kmeans_settings(settings: &Compression, policy: &Policy, isa: Isa) -> kmeans::Settings {
+    kmeans::Settings {
+        max_iterations: settings.max_iterations,
+        seed: settings.seed,
+        embedding: embedding(settings),
+        start: policy.start,
+        stop: policy.stop,
+        cluster_dim: settings.cluster_dim.map(|dim| dim as usize),
+        isa,
     }
 }
 

@@ -1,11 +1,87 @@
-//! Algorithm 1: which tokens of a view are kept, which are merged, in what order, cut at the budget.
+//! Which tokens of a view are kept, which are merged, and in what order: Algorithm 1, its variant that covers every region, and plain rules to
+//! compare with.
 //!
 //! # Why
 //! Only scores and labels are needed, so this runs before any projection. One counting sort groups the tokens; only regions that the
 //! budget reaches are looked into: O(N) and a sort of what is kept. Nothing is allocated: the workspace is made at start.
 
+mod plain;
+
+use std::cmp::Ordering;
+use std::str::FromStr;
+
+use serde::Serialize;
+
 use crate::compress::{CompressError, MASKED};
+use crate::config::Keep;
 use crate::units::{Bytes, Tokens};
+
+pub use plain::{Ranked, dense, evenly, top_of_view};
+
+/// What chooses the tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Selector {
+    /// Regions, preserve and merge.
+    #[default]
+    UhrBat,
+    /// The best of all views together, by score.
+    Topk,
+    /// Evenly spaced ones of each view.
+    Uniform,
+    /// The anchor view alone: what downsampling the frame would give.
+    AnchorOnly,
+    /// All.
+    Dense,
+}
+
+/// A name that is no selector's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("selector {0:?}: wanted uhr-bat, topk, uniform, anchor-only or dense")]
+pub struct SelectorError(String);
+
+impl FromStr for Selector {
+    type Err = SelectorError;
+
+    fn from_str(text: &str) -> Result<Self, SelectorError> {
+        match text {
+            "uhr-bat" => Ok(Self::UhrBat),
+            "topk" => Ok(Self::Topk),
+            "uniform" => Ok(Self::Uniform),
+            "anchor-only" => Ok(Self::AnchorOnly),
+            "dense" => Ok(Self::Dense),
+            _ => Err(SelectorError(text.to_owned())),
+        }
+    }
+}
+
+/// A name that is no mode's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("mode {0:?}: wanted paper or coverage")]
+pub struct ModeError(String);
+
+impl FromStr for Mode {
+    type Err = ModeError;
+
+    fn from_str(text: &str) -> Result<Self, ModeError> {
+        match text {
+            "paper" => Ok(Self::Paper),
+            "coverage" => Ok(Self::Coverage),
+            _ => Err(ModeError(text.to_owned())),
+        }
+    }
+}
+
+/// How a view's budget is given to its regions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Algorithm 1 to the letter: regions by falling mean until the budget is gone.
+    #[default]
+    Paper,
+    /// One token a region first, what is left along Algorithm 1's order: every unmasked token is behind exactly one output.
+    Coverage,
+}
 
 /// Where an output token comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +175,12 @@ impl SelectWork {
         }
     }
 
+    /// What was selected last, without its regions' figures.
+    #[must_use]
+    pub fn last(&self) -> Selection<'_> {
+        Selection { entries: &self.entries, members: &self.members, regions: 0, starved: 0 }
+    }
+
     /// What [`Self::new`] allocates.
     #[must_use]
     pub fn bytes(max_tokens: usize, max_regions: usize, max_budget: usize) -> Bytes {
@@ -114,12 +196,13 @@ impl SelectWork {
 /// descending mean, equal means by lower number; inside a region its kept tokens by descending score, equal scores by lower index, then the merged token.
 ///
 /// # Errors
-/// A score that is not finite, a label out of range, or a view larger than the workspace.
+/// A score that is not finite, a label out of range, a view larger than the workspace; in [`Mode::Coverage`] a budget above 0 below the number of regions.
 pub fn select<'w>(
     scores: &[f32],
     labels: &[u32],
     regions: usize,
     budget: Tokens,
+    (keep, mode): (Keep, Mode),
     work: &'w mut SelectWork,
 ) -> Result<Selection<'w>, CompressError> {
     let budget = budget.get().min(scores.len());
@@ -137,15 +220,32 @@ pub fn select<'w>(
     work.entries.clear();
     work.members.clear();
     let nonempty = (0..regions).filter(|&region| work.starts[region] < work.starts[region + 1]).count();
+    let mut spare = match mode {
+        Mode::Paper => 0,
+        Mode::Coverage if budget == 0 => 0,
+        Mode::Coverage => budget.checked_sub(nonempty).ok_or(CompressError::Coverage { regions: nonempty, budget: Tokens::of(budget) })?,
+    };
     let mut reached = 0;
     for place in 0..regions {
         let region = work.order[place] as usize;
-        let (start, end) = (work.starts[region] as usize, work.starts[region + 1] as usize);
-        if work.entries.len() == budget || start == end {
+        let tokens = work.starts[region] as usize..work.starts[region + 1] as usize;
+        if work.entries.len() == budget || tokens.is_empty() {
             break;
         }
         reached += 1;
-        take_region(scores, region, start..end, budget, work);
+        let first = work.entries.len();
+        let room = match mode {
+            Mode::Paper => budget - first,
+            Mode::Coverage => spare + 1,
+        };
+        if mode == Mode::Coverage && need(scores, region, tokens.clone(), keep, work) > room {
+            take_best(scores, region, tokens, room, work);
+        } else {
+            take_region(scores, region, tokens, room, keep, work);
+        }
+        if mode == Mode::Coverage {
+            spare = room - (work.entries.len() - first);
+        }
     }
     Ok(Selection { entries: &work.entries, members: &work.members, regions: nonempty, starved: nonempty - reached })
 }
@@ -192,30 +292,72 @@ fn group(scores: &[f32], labels: &[u32], regions: usize, work: &mut SelectWork) 
     Ok(())
 }
 
-/// Appends the tokens of one region, as many as the budget has left.
-fn take_region(scores: &[f32], region: usize, tokens: std::ops::Range<usize>, budget: usize, work: &mut SelectWork) {
+fn keeps(rule: Keep, score: f32, mean: f64) -> bool {
+    match rule {
+        Keep::AtLeastMean => f64::from(score) >= mean,
+        Keep::AboveMean => f64::from(score) > mean,
+    }
+}
+
+/// Descending scores, equal ones by lower token. Adding 0 makes −0 a tie with 0.
+fn best_first(a: (f32, u32), b: (f32, u32)) -> Ordering {
+    (b.0 + 0.0).total_cmp(&(a.0 + 0.0)).then(a.1.cmp(&b.1))
+}
+
+/// Tokens that a region gives where nothing cuts it.
+fn need(scores: &[f32], region: usize, tokens: std::ops::Range<usize>, keep: Keep, work: &SelectWork) -> usize {
     let mean = work.regions[region].mean;
-    let first = work.entries.len();
-    let first_member = work.members.len();
-    let mut merged_sum = 0.0;
+    let len = tokens.len();
+    let kept = work.grouped[tokens].iter().filter(|&&token| keeps(keep, scores[token as usize], mean)).count();
+    kept + usize::from(kept < len)
+}
+
+/// Appends the tokens of one region: those kept, then the merged one, at most `room`.
+fn take_region(scores: &[f32], region: usize, tokens: std::ops::Range<usize>, room: usize, keep: Keep, work: &mut SelectWork) {
+    let mean = work.regions[region].mean;
+    let (first, first_member) = (work.entries.len(), work.members.len());
     for &token in &work.grouped[tokens] {
         let score = scores[token as usize];
-        if f64::from(score) >= mean {
+        if keeps(keep, score, mean) {
             work.entries.push(Entry { source: Source::Kept(token), score, region: region as u32 });
         } else {
             work.members.push(token);
-            merged_sum += f64::from(score);
         }
     }
-    let index = |entry: &Entry| if let Source::Kept(token) = entry.source { token } else { u32::MAX };
-    // Adding 0 makes −0 a tie with 0.
-    work.entries[first..].sort_unstable_by(|a, b| (b.score + 0.0).total_cmp(&(a.score + 0.0)).then(index(a).cmp(&index(b))));
-    let len = work.members.len() - first_member;
-    if work.entries.len() < budget && len > 0 {
-        let source = Source::Merged { start: first_member as u32, len: len as u32 };
-        work.entries.push(Entry { source, score: (merged_sum / len as f64) as f32, region: region as u32 });
+    sort_kept(&mut work.entries[first..]);
+    if work.entries.len() - first < room && work.members.len() > first_member {
+        push_merged(scores, region, first_member, work);
     } else {
         work.members.truncate(first_member);
-        work.entries.truncate(budget);
+        work.entries.truncate(first + room);
     }
+}
+
+/// Appends the `room − 1` best tokens of a region, and one token merged from all its others.
+fn take_best(scores: &[f32], region: usize, tokens: std::ops::Range<usize>, room: usize, work: &mut SelectWork) {
+    let (first, first_member) = (work.entries.len(), work.members.len());
+    for &token in &work.grouped[tokens] {
+        work.entries.push(Entry { source: Source::Kept(token), score: scores[token as usize], region: region as u32 });
+    }
+    sort_kept(&mut work.entries[first..]);
+    for entry in work.entries.drain(first + room - 1..) {
+        if let Source::Kept(token) = entry.source {
+            work.members.push(token);
+        }
+    }
+    work.members[first_member..].sort_unstable();
+    push_merged(scores, region, first_member, work);
+}
+
+fn sort_kept(entries: &mut [Entry]) {
+    let key = |entry: &Entry| (entry.score, if let Source::Kept(token) = entry.source { token } else { u32::MAX });
+    entries.sort_unstable_by(|a, b| best_first(key(a), key(b)));
+}
+
+/// One token of all members from `first_member` on; its score is their mean.
+fn push_merged(scores: &[f32], region: usize, first_member: usize, work: &mut SelectWork) {
+    let members = &work.members[first_member..];
+    let sum: f64 = members.iter().map(|&token| f64::from(scores[token as usize])).sum();
+    let source = Source::Merged { start: first_member as u32, len: members.len() as u32 };
+    work.entries.push(Entry { source, score: (sum / members.len() as f64) as f32, region: region as u32 });
 }

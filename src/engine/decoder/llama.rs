@@ -6,6 +6,7 @@ use std::sync::Arc;
 use half::slice::HalfFloatSliceExt;
 
 use crate::arena::KvCache;
+use crate::config::ImportanceRows;
 use crate::engine::decoder::gguf::{Gguf, Located, Value};
 use crate::engine::decoder::{Decoder, DecoderError, DecoderShape, Segment};
 use crate::kernels::{Head, Isa, Pool, attention, attention_scratch, attention_weights, matmul, matmul_scratch};
@@ -297,7 +298,7 @@ impl Decoder for Llama {
         kv: &mut KvCache,
         segments: &[Segment<'_>],
         image: usize,
-        interface_layer: usize,
+        (interface_layer, rows_wanted): (usize, ImportanceRows),
         scores: &mut [f32],
     ) -> Result<(), DecoderError> {
         let hidden = self.shape.hidden;
@@ -311,6 +312,10 @@ impl Decoder for Llama {
             return Err(DecoderError::Length { what: "scores", wanted: shown.len(), found: scores.len() });
         }
         let total: usize = segments.iter().map(|segment| segment.len(hidden)).sum();
+        let first_asking = match rows_wanted {
+            ImportanceRows::AllText => shown.end,
+            ImportanceRows::LastToken => shown.end.max(total - 1),
+        };
         kv.clear();
         self.room(kv, total)?;
         scores.fill(0.0);
@@ -321,13 +326,13 @@ impl Decoder for Llama {
             for layer in 0..interface_layer - 1 {
                 self.layer(kv, layer, first, rows);
             }
-            let asking = first + rows > shown.end;
+            let asking = first + rows > first_asking;
             self.keys_and_queries(kv, interface_layer - 1, first, rows, asking);
-            for row in shown.end.saturating_sub(first)..rows {
+            for row in first_asking.saturating_sub(first)..rows {
                 self.look(kv, interface_layer - 1, row, first + row, shown.clone(), scores);
             }
         }
-        let asked = (total - shown.end).max(1) * self.shape.heads;
+        let asked = (total - first_asking).max(1) * self.shape.heads;
         scores.iter_mut().for_each(|score| *score /= asked as f32);
         match scores.iter().position(|score| !score.is_finite()) {
             Some(token) => Err(DecoderError::NotFinite { layer: interface_layer, token, found: scores[token] }),

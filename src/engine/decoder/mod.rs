@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use half::f16;
 
 use crate::arena::{Full, KvCache};
+use crate::config::ImportanceRows;
 use crate::units::Bytes;
 
 pub use gguf::Gguf;
@@ -88,13 +89,13 @@ pub trait Decoder: Send {
     fn weights(&self) -> Bytes;
     fn workspace(&self) -> Bytes;
     /// Importance (Eq. 2): runs layers 1 to L−1 over the segments, layer L as far as its attention, and writes for each position of segment
-    /// `image` the mean over heads and over all rows after the image. `scores`: `[positions of the image]`.
+    /// `image` the mean over heads and over the rows after the image; `looked_at`: L, and which of the rows. `scores`: `[positions of the image]`.
     fn attend(
         &mut self,
         kv: &mut KvCache,
         segments: &[Segment<'_>],
         image: usize,
-        interface_layer: usize,
+        looked_at: (usize, ImportanceRows),
         scores: &mut [f32],
     ) -> Result<(), DecoderError>;
     /// Starts a sequence; the last position's logits stand in [`Self::logits`] afterwards.

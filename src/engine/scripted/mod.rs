@@ -7,6 +7,7 @@
 use half::f16;
 
 use crate::arena::KvCache;
+use crate::config::ImportanceRows;
 use crate::engine::decoder::{DecoderError, DecoderShape};
 use crate::engine::onnx::EncoderShape;
 use crate::engine::{Decoder, EngineError, Projector, Segment, VisionEncoder};
@@ -149,7 +150,7 @@ impl Decoder for ScriptedDecoder {
         _kv: &mut KvCache,
         segments: &[Segment<'_>],
         image: usize,
-        _interface_layer: usize,
+        _rows: (usize, ImportanceRows),
         scores: &mut [f32],
     ) -> Result<(), DecoderError> {
         let dim = self.shape.hidden;

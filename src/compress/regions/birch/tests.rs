@@ -10,7 +10,7 @@ fn settings(threshold: f32, isa: Isa) -> Settings {
 fn run(settings: Settings, clusters: usize, rows: &[f32], dim: usize, side: usize, threads: usize) -> (Vec<u32>, Partitioned) {
     let mut labels = vec![0; side * side];
     let mut birch = Birch::new(settings, side * side, dim, clusters);
-    let view = ViewFeatures { rows: Rows::F32(rows), dim, side, starts: None };
+    let view = ViewFeatures::raster(Rows::F32(rows), dim, side);
     let made = birch.partition(&view, clusters, &Pool::new(threads), &mut labels).unwrap();
     (labels, made)
 }
@@ -43,7 +43,7 @@ fn a_second_view_does_not_feel_the_first() {
     let mut birch = Birch::new(settings(0.0, Isa::detect()), 200, 9, 20);
     let mut labels = |rows: &[f32]| {
         let mut labels = vec![0; side * side];
-        let view = ViewFeatures { rows: Rows::F32(rows), dim, side, starts: None };
+        let view = ViewFeatures::raster(Rows::F32(rows), dim, side);
         birch.partition(&view, 20, &Pool::new(1), &mut labels).unwrap();
         labels
     };
@@ -57,7 +57,7 @@ fn bad_inputs_are_named() {
     rows[5] = f32::INFINITY;
     let mut birch = Birch::new(settings(0.1, Isa::detect()), 9, 2, 3);
     let mut partition = |clusters, rows: &[f32]| {
-        let view = ViewFeatures { rows: Rows::F32(rows), dim: 2, side: 3, starts: None };
+        let view = ViewFeatures::raster(Rows::F32(rows), 2, 3);
         birch.partition(&view, clusters, &Pool::new(1), &mut [0; 9]).unwrap_err()
     };
     assert!(matches!(partition(3, &rows), CompressError::NotFinite { token: 2, .. }));

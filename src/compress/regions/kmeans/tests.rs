@@ -1,5 +1,10 @@
 use super::*;
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
 use crate::compress::regions::Rows;
+use crate::compress::regions::kmeans::work::Shard;
+use crate::kernels::{dot, squares};
 use proptest::prelude::*;
 
 pub fn numbers(n: usize, seed: u64) -> Vec<f32> {
@@ -8,7 +13,8 @@ pub fn numbers(n: usize, seed: u64) -> Vec<f32> {
 }
 
 fn settings(max_iterations: u32, isa: Isa) -> Settings {
-    Settings { max_iterations, seed: 5, embedding: Embedding { lambda_feature: 1.0, lambda_position: 0.05 }, isa }
+    let embedding = Embedding { lambda_feature: 1.0, lambda_position: 0.05 };
+    Settings { max_iterations, seed: 5, embedding, start: Start::PlusPlus, stop: Stop::Labels, cluster_dim: None, isa }
 }
 
 fn run(
@@ -23,7 +29,7 @@ fn run(
     let mut labels = vec![0; side * side];
     masked.iter().for_each(|&token| labels[token] = MASKED);
     let mut kmeans = KMeans::new(settings, side * side, dim, clusters);
-    let view = ViewFeatures { rows: Rows::F32(rows), dim, side, starts: None };
+    let view = ViewFeatures::raster(Rows::F32(rows), dim, side);
     let made = kmeans.partition(&view, clusters, &Pool::new(threads), &mut labels).unwrap();
     (labels, made)
 }
@@ -64,7 +70,7 @@ fn bad_inputs_are_named() {
     let mut kmeans = KMeans::new(settings(10, Isa::detect()), 9, 2, 3);
     let pool = Pool::new(1);
     let mut partition = |clusters, rows: &[f32]| {
-        let view = ViewFeatures { rows: Rows::F32(rows), dim: 2, side: 3, starts: None };
+        let view = ViewFeatures::raster(Rows::F32(rows), 2, 3);
         kmeans.partition(&view, clusters, &pool, &mut [0; 9]).unwrap_err()
     };
     assert!(matches!(partition(3, &rows), CompressError::NotFinite { token: 2, .. }));
@@ -76,20 +82,122 @@ fn bad_inputs_are_named() {
 
 #[test]
 fn the_workspace_is_what_it_says() {
-    for (tokens, dim, clusters) in [(100, 7, 30), (9_000, 3, 600), (5, 2, 600)] {
-        let work = ClusterWork::new(tokens, dim, clusters);
-        let shard = |shard: &Shard| shard.sums.len() + shard.counts.len() + shard.block.len();
-        let values = work.open.capacity()
-            + work.labels.len()
+    for (tokens, dim, clusters, screen) in [(100, 7, 30, true), (9_000, 3, 600, false), (5, 2, 600, true), (64, 1_000, 9, false)] {
+        let work = ClusterWork::new(tokens, dim, clusters, screen);
+        let bytes = |shard: &Shard| {
+            shard.bytes.len()
+                + 4 * (shard.rows.len()
+                    + shard.row.len()
+                    + shard.products.len()
+                    + shard.floats.len()
+                    + shard.lower.len()
+                    + shard.near.len())
+        };
+        let centres = &work.centres;
+        let floats = [
+            &centres.rows,
+            &centres.values,
+            &centres.squares,
+            &centres.moves,
+            &centres.floats,
+            &centres.steps,
+            &centres.slopes,
+            &centres.rests,
+        ];
+        let words =
+            work.open.capacity() + work.labels.len() + work.before.len() + work.scales.len() + work.squares.len() + 2 * work.reach.len();
+        let words = words
             + work.shuffled.capacity()
             + work.sample.len()
             + work.gaps.len()
-            + work.centres.len()
-            + work.packed.len()
-            + work.norms.len()
-            + work.numbers.len()
-            + work.shards.iter().map(shard).sum::<usize>();
-        assert_eq!(ClusterWork::bytes(tokens, dim, clusters), crate::units::Bytes::of::<f32>(values));
+            + centres.offsets.len()
+            + centres.order.len()
+            + work.counts.len();
+        let words = words + work.numbers.len() + 2 * work.sums.len() + floats.iter().map(|values| values.len()).sum::<usize>();
+        let held = 4 * words + centres.bytes.len() + centres.scratch.len() + work.shards.iter().map(bytes).sum::<usize>();
+        assert_eq!(ClusterWork::bytes(tokens, dim, clusters, screen), Bytes(held as u64), "{tokens} {dim} {clusters} {screen}");
+    }
+}
+
+#[test]
+fn projected_features_give_the_same_labels_on_any_threads_and_near_those_of_all() {
+    let (side, dim) = (24, 200);
+    let rows = grouped(side * side, dim, 8, 0.05, false, 3);
+    let sketched = |threads, isa| run(8, Settings { cluster_dim: Some(30), ..settings(10, isa) }, &rows, dim, side, &[5], threads).0;
+    let wanted = sketched(1, Isa::Portable);
+    for threads in [2, 5] {
+        assert_eq!(sketched(threads, Isa::detect()), wanted);
+    }
+    // Groups that lie far apart stay whole: tokens of one direction have one label.
+    let whole = (0..side * side).filter(|token| *token != 5 && (token * 7 + token / 11) % 8 == 0).map(|token| wanted[token]);
+    assert_eq!(whole.collect::<std::collections::BTreeSet<_>>().len(), 1);
+    // A width that isn't less changes nothing.
+    let plain = run(8, settings(10, Isa::detect()), &rows, dim, side, &[5], 2);
+    assert_eq!(run(8, Settings { cluster_dim: Some(200), ..settings(10, Isa::detect()) }, &rows, dim, side, &[5], 2), plain);
+}
+
+/// Lloyd's algorithm without any shortcut, in the arithmetic of this module: every value of every pair, centres from whole numbers.
+fn plain(settings: &Settings, rows: &[f32], dim: usize, side: usize, starts: &[u32]) -> Vec<u32> {
+    let view = ViewFeatures::raster(Rows::F32(rows), dim, side);
+    let (count, wide) = (side * side, dim + 2);
+    let mut tokens = vec![0.0; count * wide];
+    tokens.chunks_exact_mut(wide).zip(0..).for_each(|(row, token)| settings.embedding.row(&view, token, row));
+    let mut centres: Vec<f32> = starts.iter().flat_map(|&token| tokens[token as usize * wide..][..wide].to_vec()).collect();
+    let mut labels = vec![u32::MAX; count];
+    for _ in 0..settings.max_iterations {
+        let before = labels.clone();
+        for (row, label) in tokens.chunks_exact(wide).zip(&mut labels) {
+            let mut best = f32::INFINITY;
+            for (centre, number) in centres.chunks_exact(wide).zip(0..) {
+                let value = dot(Isa::Portable, row, centre).mul_add(-2.0, squares(Isa::Portable, centre) as f32);
+                if value < best {
+                    (best, *label) = (value, number);
+                }
+            }
+        }
+        if labels == before {
+            break;
+        }
+        let unit = 1_073_741_824.0_f32;
+        for (centre, number) in centres.chunks_exact_mut(wide).zip(0..) {
+            let members: Vec<usize> = (0..count).filter(|&token| labels[token] == number).collect();
+            for (j, value) in centre.iter_mut().enumerate().filter(|_| !members.is_empty()) {
+                let sum: i64 = members.iter().map(|token| i64::from((tokens[token * wide + j] * unit) as i32)).sum();
+                *value = (sum as f64 * (1.0 / (f64::from(unit) * members.len() as f64))) as f32;
+            }
+        }
+    }
+    labels
+}
+
+/// Tokens about `groups` directions, as near as `noise`; with `ties`, many tokens alike.
+fn grouped(count: usize, dim: usize, groups: usize, noise: f32, ties: bool, seed: u64) -> Vec<f32> {
+    let (directions, each) = (numbers(groups * dim, seed), numbers(count * dim, seed + 1));
+    let at = |token: usize, j: usize| {
+        let own = if ties { token / 3 * 3 } else { token };
+        directions[(own * 7 + own / 11) % groups * dim + j] + noise * each[own * dim + j]
+    };
+    (0..count * dim).map(|place| at(place / dim, place % dim)).collect()
+}
+
+#[test]
+fn labels_are_those_of_plain_lloyd_in_the_same_arithmetic() {
+    for seed in 0..24_u64 {
+        let (side, dim, k) = ([9, 24, 31][seed as usize % 3], [3, 40, 130, 257][seed as usize % 4], [1, 5, 33, 80][seed as usize / 6 % 4]);
+        let rows = grouped(side * side, dim, 12, [0.02, 0.4, 3.0][seed as usize / 3 % 3], seed % 2 == 0, seed);
+        let starts: Vec<u32> = (0..k).map(|number| (number * 37 % (side * side)) as u32).collect();
+        let wanted = plain(&settings(7, Isa::Portable), &rows, dim, side, &starts);
+        for isa in [Isa::detect(), Isa::Portable] {
+            let mut labels = vec![0; side * side];
+            let mut kmeans = KMeans::new(settings(7, isa), side * side, dim, k);
+            let view = ViewFeatures { starts: Some(&starts), ..ViewFeatures::raster(Rows::F32(&rows), dim, side) };
+            kmeans.partition(&view, k, &Pool::new(2), &mut labels).unwrap();
+            let mut numbers = vec![0; k];
+            let mut wanted = wanted.clone();
+            dense(&mut wanted, &mut numbers);
+            let differing = labels.iter().zip(&wanted).filter(|(a, b)| a != b).count();
+            assert_eq!(differing, 0, "seed {seed}, {isa:?}: {side} x {side} tokens of {dim}, k = {k}");
+        }
     }
 }
 

@@ -35,6 +35,10 @@ impl Partition for Labels {
         "labels"
     }
 
+    fn clusters(&self) -> bool {
+        false
+    }
+
     /// Regions are numbered by first appearance in raster order, background tokens each at its own place.
     fn partition(
         &mut self,
@@ -81,7 +85,7 @@ mod tests {
     #[test]
     fn background_tokens_stand_alone_and_numbers_are_dense() {
         let mut labels = [7, 0, MASKED, 7, 0, 3];
-        let view = ViewFeatures { rows: Rows::F32(&[]), dim: 0, side: 0, starts: None };
+        let view = ViewFeatures::raster(Rows::F32(&[]), 0, 0);
         let mut partition = Labels::new(6);
         let made = partition.partition(&view, 1, &Pool::new(1), &mut labels).unwrap();
         assert_eq!((labels, made.regions), ([0, 1, MASKED, 0, 2, 3], 4));
