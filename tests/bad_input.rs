@@ -198,7 +198,7 @@ fn questions_and_budgets_beyond_their_limits() {
     let frame = "samples/drawn.jpg";
     expect(&["ask", frame, ""], 2, &["question", "found none"]);
     expect(&["ask", frame, "  \n"], 2, &["question"]);
-    expect(&["ask", frame], 2, &["one frame and at least one question"]);
+    expect(&["ask", frame], 2, &["one to 4 frames and at least one question"]);
     expect(&["ask", frame, &"why ".repeat(2_500)], 3, &["wanted 2503 tokens", "allows 256 tokens"]);
     expect(&["ask", frame, QUESTION, "--budget", "0"], 3, &["0"]);
     expect(&["ask", frame, QUESTION, "--budget", "0,0,0,0"], 3, &["0"]);

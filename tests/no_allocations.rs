@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use uhr_edge::compress::regions::Method;
+use uhr_edge::compress::{Mode, Selector};
 use uhr_edge::config::{Manifest, Profile};
 use uhr_edge::imaging::{FrameSource, Limits};
-use uhr_edge::pipeline::{Engines, Pipeline, Question};
+use uhr_edge::pipeline::{Engines, Pipeline, Question, Wanted};
 use uhr_edge::planner;
 use uhr_edge::units::{Bytes, Tokens};
 
@@ -60,14 +61,15 @@ fn an_answer_allocates_nothing() {
     let limits = Limits::of(&profile);
     let mut pipeline = Pipeline::new(profile, manifest, engines, &Method::Kmeans, Bytes(0)).unwrap();
     let source = FrameSource::open(&root.join("samples/real.jpg"), &limits).unwrap();
-    let (frame, _) = pipeline.ingest(source, &budget, &mut |_, _| ()).unwrap();
+    let wanted = Wanted { budget: budget.clone(), selector: Selector::UhrBat };
+    let (frame, _) = pipeline.ingest(source, &wanted, &mut |_, _| ()).unwrap();
     let max_new = Tokens(4);
     let mut answers = [[0; 4]; 2];
     for (text, answer) in ["is there a red ship?", "how many blue tents are there?"].into_iter().zip(&mut answers) {
-        let prompt = pipeline.prompt(text, &budget, max_new).unwrap();
-        let question = Question { prompt, max_new };
+        let prompt = pipeline.prompt(text, budget.total(), max_new).unwrap();
+        let question = Question { prompt, max_new, mode: Mode::Coverage };
         let mut made = 0;
-        let seen = counted(|| made = pipeline.answer_tokens(&frame, &question, answer).map_or(0, |(count, _)| count));
+        let seen = counted(|| made = pipeline.answer_tokens(&[&frame], &question, answer).map_or(0, |(count, _)| count));
         assert!(made > 0);
         assert_eq!(seen, 0, "allocations between prompt ids and answer ids");
     }

@@ -8,18 +8,21 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::board;
+use crate::cli::compress::policy;
 use crate::cli::{Cli, CliError};
 use crate::compress::regions::Method;
+use crate::compress::{Mode, Selector};
+use crate::config::{Manifest, Policy, Profile};
 use crate::imaging::{FrameSource, LabelMap, Limits};
-use crate::pipeline::{Answer, Engines, Pipeline, Question};
-use crate::planner;
+use crate::pipeline::{Answer, Engines, Frame, IngestTimes, Pipeline, PipelineError, Question, Wanted};
+use crate::planner::{self, PlannerError};
 use crate::report::Overlay;
 use crate::units::{Bytes, Tokens};
 
 #[derive(Args)]
 pub struct AskArgs {
-    /// The frame, and the question unless -q gives it
-    #[arg(required = true, value_name = "FRAME QUESTION")]
+    /// One to four frames, and the question unless -q gives it
+    #[arg(required = true, value_name = "FRAME… QUESTION")]
     inputs: Vec<OsString>,
     /// A question; several share one ingest
     #[arg(short, long = "question", value_name = "QUESTION")]
@@ -27,12 +30,24 @@ pub struct AskArgs {
     /// onboard, bench, xlrs, ablation, one total, or one number a view
     #[arg(long)]
     budget: Option<String>,
+    /// paper or released [default: the package's]
+    #[arg(long, value_parser = policy)]
+    policy: Option<Policy>,
+    /// paper or coverage: how a view's budget is given to its regions
+    #[arg(long, default_value = "paper")]
+    mode: Mode,
+    /// uhr-bat, or a plain choice to compare it with: topk, uniform, anchor-only, dense
+    #[arg(long, default_value = "uhr-bat")]
+    select: Selector,
     /// How the frame's tokens are cut into regions: kmeans, birch, or labels=FILE, a map of the frame's size as it is seen (PNG, TIFF or npy; 0 is background)
     #[arg(long, default_value_t = Method::Kmeans, value_name = "METHOD")]
     partition: Method,
     /// Most clusters of a view [default: the profile's]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=65_535))]
     clusters: Option<u32>,
+    /// Features are projected at random to as many coordinates before clustering [default: the profile's]
+    #[arg(long, value_name = "D", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    cluster_dim: Option<u32>,
     /// Most tokens of an answer [default: the profile's]
     #[arg(long, value_name = "N")]
     max_new: Option<u32>,
@@ -51,40 +66,59 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
         let question = inputs.pop().unwrap_or_default().into_string();
         questions.push(question.map_err(|text| CliError::Usage(format!("question: wanted UTF-8, found {text:?}")))?);
     }
-    let ([frame], [_, ..]) = (&inputs[..], &questions[..]) else {
-        return Err(CliError::Usage(format!("wanted one frame and at least one question, found {} and {}", inputs.len(), questions.len())));
-    };
-    let (mut profile, manifest) = cli.load()?;
-    if let Some(seed) = args.seed {
-        profile.compression.seed = seed;
+    if inputs.is_empty() || inputs.len() > planner::MAX_FRAMES || questions.is_empty() {
+        let (frames, asked) = (inputs.len(), questions.len());
+        let most = planner::MAX_FRAMES;
+        return Err(CliError::Usage(format!("wanted one to {most} frames and at least one question, found {frames} and {asked}")));
     }
-    if let Some(clusters) = args.clusters {
-        profile.compression.clusters = clusters;
+    if args.overlay.is_some() && inputs.len() > 1 {
+        return Err(CliError::Usage(format!("--overlay: wanted one frame, found {}", inputs.len())));
     }
+    let (mut profile, mut manifest) = cli.load()?;
+    args.apply(&mut profile, &mut manifest);
+    let (wanted, allowed) = (inputs.len(), profile.frame.slots.min(planner::MAX_FRAMES));
+    if wanted > allowed {
+        return Err(PlannerError::Frames { wanted, allowed }.into());
+    }
+    // One slot a frame is all that this run needs.
+    profile.frame.slots = wanted;
     let max_new = args.max_new.map_or(profile.tokens.max_new, Tokens);
     if max_new.0 == 0 {
         return Err(CliError::Usage("--max-new: wanted 1 or more, found 0".into()));
     }
-    let budget = planner::budget(args.budget.as_deref(), &profile, &manifest).map_err(crate::pipeline::PipelineError::from)?;
+    let budget = planner::budget(args.budget.as_deref(), &profile, &manifest).map_err(PipelineError::from)?;
     // What is plainly wrong is said before a model is loaded; room for pictures decoded whole is known only afterwards.
     let most = Limits { max_side: profile.frame.max_side, max_pixels: profile.frame.max_pixels, whole: profile.memory_limit };
-    let (width, height) = FrameSource::open(frame.as_ref(), &most)?.size();
+    let sizes = inputs.iter().map(|frame| Ok(FrameSource::open(frame.as_ref(), &most)?.size())).collect::<Result<Vec<_>, CliError>>()?;
     if let Method::Labels(path) = &args.partition {
-        LabelMap::open(path, &most)?.fits(width, height)?;
+        let map = LabelMap::open(path, &most)?;
+        sizes.iter().try_for_each(|&(width, height)| map.fits(width, height))?;
     }
     let engines = Engines::load(&profile, &manifest)?;
     let mut pipeline = Pipeline::new(profile, manifest, engines, &args.partition, board::resident_memory().unwrap_or(Bytes(0)))?;
-    let prompts = questions.iter().map(|question| pipeline.prompt(question, &budget, max_new)).collect::<Result<Vec<_>, _>>()?;
-    let source = FrameSource::open(frame.as_ref(), &pipeline.limits())?;
+    let sources = inputs.iter().map(|frame| FrameSource::open(frame.as_ref(), &pipeline.limits()));
+    let sources = sources.collect::<Result<Vec<_>, _>>()?;
+    let wanted =
+        (0..sources.len()).map(|number| Ok(Wanted { budget: planner::share(&budget, number, sources.len())?, selector: args.select }));
+    let wanted = wanted.collect::<Result<Vec<_>, CliError>>()?;
+    let visual = sources.iter().zip(&wanted).map(|(source, wanted)| pipeline.visual(source, wanted));
+    let visual: Tokens = visual.collect::<Result<Vec<_>, _>>()?.into_iter().sum();
+    let prompts = questions.iter().map(|question| pipeline.prompt(question, visual, max_new)).collect::<Result<Vec<_>, _>>()?;
     let bar = bar(cli.quiet);
-    let (frame, times) = pipeline.ingest(source, &budget, &mut |stage, done| {
-        bar.set_message(stage);
-        bar.set_position((done * 100.0) as u64);
-    })?;
+    let (mut frames, mut times) = (Vec::new(), IngestTimes::default());
+    for (source, wanted) in sources.into_iter().zip(&wanted) {
+        let (frame, took) = pipeline.ingest(source, wanted, &mut |stage, done| {
+            bar.set_message(stage);
+            bar.set_position((done * 100.0) as u64);
+        })?;
+        times += took;
+        frames.push(frame);
+    }
     bar.finish_and_clear();
+    let frames: Vec<&Frame> = frames.iter().collect();
     let mut times = Some(times);
     for (question, prompt) in questions.iter().zip(prompts) {
-        let mut answer = pipeline.answer(&frame, &Question { prompt, max_new }, times.take())?;
+        let mut answer = pipeline.answer(&frames, &Question { prompt, max_new, mode: args.mode }, times.take())?;
         answer.receipt.memory.peak_bytes = board::peak_memory().unwrap_or(Bytes(0)).0;
         if cli.json {
             let line = serde_json::to_string(&answer).map_err(|error| CliError::Output(error.to_string()))?;
@@ -93,13 +127,26 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
             print(question, &answer, cli.quiet);
         }
     }
-    if let Some(path) = &args.overlay {
-        let picture = pipeline.picture(&frame)?;
+    if let (Some(path), [frame]) = (&args.overlay, &frames[..]) {
+        let picture = pipeline.picture(frame)?;
         let mut overlay = Overlay::new(&picture);
-        overlay.draw(&pipeline.shown(&frame)?);
+        overlay.draw(&pipeline.shown(0, frame)?);
         overlay.write(path)?;
     }
     Ok(())
+}
+
+impl AskArgs {
+    /// Puts what the command line sets into the profile's and the package's place.
+    fn apply(&self, profile: &mut Profile, manifest: &mut Manifest) {
+        let compression = &mut profile.compression;
+        compression.seed = self.seed.unwrap_or(compression.seed);
+        compression.clusters = self.clusters.unwrap_or(compression.clusters);
+        compression.cluster_dim = self.cluster_dim.or(compression.cluster_dim);
+        if let Some(policy) = &self.policy {
+            manifest.policy = policy.clone();
+        }
+    }
 }
 
 fn bar(quiet: bool) -> ProgressBar {

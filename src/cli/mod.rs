@@ -147,7 +147,11 @@ fn engine_code(error: &EngineError) -> u8 {
 
 fn planner_code(error: &PlannerError) -> u8 {
     match error {
-        PlannerError::Budget { .. } | PlannerError::Context { .. } | PlannerError::Text { .. } | PlannerError::NewTokens { .. } => 3,
+        PlannerError::Budget { .. }
+        | PlannerError::Context { .. }
+        | PlannerError::Text { .. }
+        | PlannerError::NewTokens { .. }
+        | PlannerError::Frames { .. } => 3,
         PlannerError::Memory { .. } => 1,
     }
 }
@@ -162,7 +166,7 @@ impl Cli {
                 let (profile, manifest) = self.load()?;
                 Ok(views::run(args, &manifest.vision.shape, &Limits::of(&profile), profile.engines.threads)?)
             }
-            Command::Compress(args) => Ok(compress::run(args, &Profile::load(&self.profile)?)?),
+            Command::Compress(args) => Ok(compress::run(args, &Profile::load(&self.profile)?, self.json)?),
             Command::Model(ModelCommand::Logits(args)) => Ok(model_logits::run(args)?),
         }
     }

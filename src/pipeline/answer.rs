@@ -2,55 +2,24 @@
 
 use std::time::Instant;
 
-use half::slice::HalfFloatSliceExt;
-
 use crate::arena::{FrameLease, TokenSpan};
-use crate::compress::{MODE, POLICY, Source, align, merge, select};
-use crate::config::Budget;
+use crate::compress::Mode;
 use crate::engine::decoder::argmax;
 use crate::engine::{DecoderError, Segment};
 use crate::geometry::ViewLayout;
 use crate::pipeline::ingest::ms;
 use crate::pipeline::receipt::{BudgetUse, EngineIds, FrameRecord, Memory, Stages, ViewUse};
 use crate::pipeline::{Answer, Finish, Frame, IngestTimes, Pipeline, PipelineError, PromptIds, Receipt};
+use crate::planner::{MAX_FRAMES, PlannerError};
 use crate::units::Tokens;
 
-/// One question on one frame.
+/// One question.
 #[derive(Clone, Debug)]
 pub struct Question {
     pub prompt: PromptIds,
     /// Most tokens of the answer.
     pub max_new: Tokens,
-}
-
-/// What the last answer was made of, by view, in buffers made at start.
-pub(super) struct Chosen {
-    pub views: Vec<ViewChosen>,
-    pub entries: Vec<Entry>,
-    pub members: Vec<u32>,
-}
-
-#[derive(Clone, Copy, Default)]
-pub(super) struct ViewChosen {
-    pub start: usize,
-    pub len: usize,
-    pub merged: usize,
-    pub regions: usize,
-    pub starved: usize,
-}
-
-/// A selected token: kept, or merged from `members`.
-#[derive(Clone, Copy)]
-pub(super) struct Entry {
-    pub source: Source,
-    pub score: f32,
-    pub region: u32,
-}
-
-impl Chosen {
-    pub fn new(views: usize, budget: usize, tokens: usize) -> Self {
-        Self { views: vec![ViewChosen::default(); views], entries: Vec::with_capacity(budget), members: Vec::with_capacity(tokens) }
-    }
+    pub mode: Mode,
 }
 
 /// Milliseconds of the question's own stages.
@@ -65,11 +34,12 @@ pub(super) struct Times {
 }
 
 impl Pipeline {
-    /// Answers `question` on `frame`. `ingest`: the times of the frame's ingest, where this question paid for it.
-    pub fn answer(&mut self, frame: &Frame, question: &Question, ingest: Option<IngestTimes>) -> Result<Answer, PipelineError> {
+    /// Answers `question` on `frames`, which its tokens show in their order. `ingest`: the times of the frames' ingest, where this question paid for it.
+    pub fn answer(&mut self, frames: &[&Frame], question: &Question, ingest: Option<IngestTimes>) -> Result<Answer, PipelineError> {
         let begun = Instant::now();
         let mut ids = vec![0; question.max_new.get()];
-        let (count, finish, times) = self.answer_ids(frame.lease, &frame.budget, question, &mut ids)?;
+        let mut times = Times::default();
+        let (count, finish) = self.answer_ids(frames, question, &mut ids, &mut times)?;
         let text = self.engines.tokenizer.decode(&ids[..count])?;
         let total = ms(begun);
         let paid = ingest.unwrap_or_default();
@@ -87,7 +57,7 @@ impl Pipeline {
             total: ingest_total + total,
             first_token: ingest_total + times.first_token,
         };
-        let receipt = self.receipt(frame, stages)?;
+        let receipt = self.receipt(frames, question, stages)?;
         Ok(Answer { text, choice: None, choices: Vec::new(), margin: None, finish, receipt })
     }
 
@@ -95,38 +65,48 @@ impl Pipeline {
     ///
     /// # Errors
     /// A full slab, a stale frame, scores that are not finite, an engine's failure; spans are given back in any case.
-    pub fn answer_tokens(&mut self, frame: &Frame, question: &Question, out: &mut [u32]) -> Result<(usize, Finish), PipelineError> {
-        self.answer_ids(frame.lease, &frame.budget, question, out).map(|(count, finish, _)| (count, finish))
+    pub fn answer_tokens(&mut self, frames: &[&Frame], question: &Question, out: &mut [u32]) -> Result<(usize, Finish), PipelineError> {
+        self.answer_ids(frames, question, out, &mut Times::default())
     }
 
     fn answer_ids(
         &mut self,
-        lease: FrameLease,
-        budget: &Budget,
+        frames: &[&Frame],
         question: &Question,
         out: &mut [u32],
-    ) -> Result<(usize, Finish, Times), PipelineError> {
-        let mut times = Times::default();
-        let begun = Instant::now();
-        self.look(lease, question)?;
-        times.anchor = ms(begun);
-        let span = self.tokens.lend(budget.total().min(self.tokens.total()))?;
-        let generated = self.generate(lease, budget, question, span, out, begun, &mut times);
+        times: &mut Times,
+    ) -> Result<(usize, Finish), PipelineError> {
+        let allowed = self.profile.frame.slots.min(MAX_FRAMES);
+        if frames.is_empty() || frames.len() > allowed {
+            return Err(PlannerError::Frames { wanted: frames.len(), allowed }.into());
+        }
+        let wanted: Tokens = frames.iter().map(|frame| frame.budget.total()).sum();
+        let span = self.tokens.lend(wanted.min(self.tokens.total()))?;
+        let generated = self.generate(frames, question, span, out, times);
         self.tokens.release(span)?;
-        generated.map(|(count, finish)| (count, finish, times))
+        generated
     }
 
     fn generate(
         &mut self,
-        lease: FrameLease,
-        budget: &Budget,
+        frames: &[&Frame],
         question: &Question,
         span: TokenSpan,
         out: &mut [u32],
-        begun: Instant,
         times: &mut Times,
     ) -> Result<(usize, Finish), PipelineError> {
-        let count = self.choose(lease, budget, span, times)?;
+        let begun = Instant::now();
+        self.chosen.clear();
+        for (number, frame) in frames.iter().enumerate() {
+            let start = Instant::now();
+            self.look(frame.lease, question)?;
+            times.anchor += ms(start);
+            self.choose(number, frame, question.mode, span, times)?;
+        }
+        let count = self.chosen.entries.len();
+        let start = Instant::now();
+        self.refine(span, count)?;
+        times.merge += ms(start);
         let start = Instant::now();
         let hidden = self.engines.decoder.shape().hidden;
         let rows = &self.tokens.rows(span)?[..count * hidden];
@@ -165,116 +145,25 @@ impl Pipeline {
         let rows = &slot.anchor[..open * hidden];
         let segments = [Segment::Ids(&prompt.before), Segment::Rows(rows), Segment::Ids(&prompt.after)];
         let seen = &mut self.seen_scores[..open];
-        self.engines.decoder.attend(&mut self.kv, &segments, 1, self.manifest.language.interface_layer, seen)?;
-        let side = view.grid_side() as usize;
+        let looked = (self.manifest.language.interface_layer, self.manifest.policy.importance);
+        self.engines.decoder.attend(&mut self.kv, &segments, 1, looked, seen)?;
+        let (grid, side) = (view.grid(), view.grid_side() as usize);
+        let unmasked = (0..view.tokens().0).filter(|&token| !view.is_masked(token));
+        for (token, score) in unmasked.zip(seen) {
+            let (x, y) = grid.place(token);
+            self.anchor_scores[y * side + x] = *score;
+        }
         let [columns, lines] = view.unmasked();
-        for (v, row) in self.anchor_scores.chunks_exact_mut(side).enumerate() {
-            let y = v.clamp(lines.start, lines.end - 1) - lines.start;
-            for (u, score) in row.iter_mut().enumerate() {
-                let x = u.clamp(columns.start, columns.end - 1) - columns.start;
-                *score = seen[y * columns.len() + x];
-            }
+        for (y, x) in (0..side).flat_map(|y| (0..side).map(move |x| (y, x))) {
+            let nearest = y.clamp(lines.start, lines.end - 1) * side + x.clamp(columns.start, columns.end - 1);
+            self.anchor_scores[y * side + x] = self.anchor_scores[nearest];
         }
         Ok(())
     }
 
-    /// Selects and makes the tokens of every view, side by side in `span`; how many.
-    fn choose(&mut self, lease: FrameLease, budget: &Budget, span: TokenSpan, times: &mut Times) -> Result<usize, PipelineError> {
-        self.chosen.entries.clear();
-        self.chosen.members.clear();
-        let slot = self.slots.get(lease)?;
-        let layout = slot.layout()?;
-        let hidden = self.engines.decoder.shape().hidden;
-        let dim = self.manifest.vision.feature_dim;
-        let anchor_side = layout.views()[0].grid_side() as usize;
-        for view in layout.views() {
-            let at = view.id.index();
-            let start = self.chosen.entries.len();
-            self.chosen.views[at] = ViewChosen { start, ..ViewChosen::default() };
-            let allowed = budget.per_view()[at];
-            if view.dropped || allowed.0 == 0 {
-                continue;
-            }
-            let begun = Instant::now();
-            let scores = &mut self.view_scores[..view.tokens().get()];
-            align(&self.anchor_scores, anchor_side, view.grid_side() as usize, scores);
-            let selection = select(scores, slot.view_labels(at), slot.regions[at], allowed, &mut self.selecting)?;
-            for entry in selection.entries {
-                let source = match entry.source {
-                    Source::Kept(token) => Source::Kept(token),
-                    Source::Merged { .. } => {
-                        let members = selection.sources(entry);
-                        let first = self.chosen.members.len();
-                        self.chosen.members.extend_from_slice(members);
-                        Source::Merged { start: first as u32, len: members.len() as u32 }
-                    }
-                };
-                self.chosen.entries.push(Entry { source, score: entry.score, region: entry.region });
-            }
-            self.chosen.views[at] = ViewChosen {
-                start,
-                len: selection.entries.len(),
-                merged: selection.merged().get(),
-                regions: selection.regions,
-                starved: selection.starved,
-            };
-            times.select += ms(begun);
-            let begun = Instant::now();
-            let out = &mut self.tokens.rows_mut(span)?[start * hidden..];
-            let features = slot.view_features(at);
-            let (projector, positions, gathered) = (&mut self.engines.projector, &self.engines.positions, &mut self.gathered);
-            merge::<PipelineError>(
-                &selection,
-                &mut self.merging,
-                &mut |tokens, rows| {
-                    for (&token, to) in tokens.iter().zip(gathered.chunks_exact_mut(dim)) {
-                        to.copy_from_slice(&features[token as usize * dim..][..dim]);
-                    }
-                    projector.project(&gathered[..tokens.len() * dim], rows)?;
-                    if let Some(positions) = positions {
-                        let rows = rows.chunks_exact_mut(hidden);
-                        tokens.iter().zip(rows).for_each(|(&token, row)| positions.add(at, view.centre(token), row));
-                    }
-                    Ok(())
-                },
-                &mut |place, row| out[place * hidden..(place + 1) * hidden].convert_from_f32_slice(row),
-            )?;
-            times.merge += ms(begun);
-        }
-        Ok(self.chosen.entries.len())
-    }
-
-    fn receipt(&self, frame: &Frame, stages_ms: Stages) -> Result<Receipt, PipelineError> {
-        let layout = self.slots.get(frame.lease)?.layout()?;
-        let count = |len: usize| Tokens::of(len).0;
-        let per_view = layout.views().iter().map(|view: &ViewLayout| {
-            let at = view.id.index();
-            let chosen = self.chosen.views[at];
-            ViewUse {
-                view_px: view.side.0,
-                budget: frame.budget.per_view()[at].0,
-                tokens: count(chosen.len),
-                regions: count(chosen.regions),
-                regions_starved: count(chosen.starved),
-                kept: count(chosen.len - chosen.merged),
-                merged: count(chosen.merged),
-                tiles: count(view.tiles_side().pow(2)),
-                tiles_encoded: frame.tiles_encoded[at],
-                budget_moved_to_px: frame.moved[at].map(|to| layout.views()[to].side.0),
-            }
-        });
-        let dropped = layout.views().iter().zip(&frame.moved).filter_map(|(view, to)| {
-            let to = layout.views()[(*to)?].side;
-            Some(format!(
-                "view {} dropped: the frame's longer side is {}; its budget went to view {to}",
-                view.side,
-                layout.width.max(layout.height)
-            ))
-        });
-        let upscaled = layout.present().filter(|view| layout.upscaled(view));
-        let upscaled = upscaled.map(|view| format!("view {} upscaled from {}", view.side, layout.width.max(layout.height)));
+    fn receipt(&self, frames: &[&Frame], question: &Question, stages_ms: Stages) -> Result<Receipt, PipelineError> {
         let engines = &self.engines;
-        Ok(Receipt {
+        let mut receipt = Receipt {
             model: format!("{}@{}", self.manifest.name, &self.manifest.digest.to_string()[..16]),
             profile: self.profile.name.clone(),
             engines: EngineIds {
@@ -284,20 +173,65 @@ impl Pipeline {
                 partition: self.partition.id().to_owned(),
             },
             seed: self.profile.compression.seed,
-            policy: POLICY,
-            mode: MODE,
-            budget: BudgetUse { total: frame.budget.total().0, per_view: per_view.collect() },
-            degraded: frame.source.dropped.iter().map(|&what| what.to_owned()).chain(dropped).chain(upscaled).collect(),
+            policy: self.manifest.policy.name.clone(),
+            mode: question.mode,
+            select: frames.first().map(|frame| frame.selector).unwrap_or_default(),
+            clusters: self.profile.compression.clusters,
+            cluster_dim: self.profile.compression.cluster_dim,
+            budget: BudgetUse::default(),
+            degraded: Vec::new(),
             stages_ms,
             predicted_ms: serde_json::Map::new(),
             memory: Memory { planned_bytes: self.map.total().0, peak_bytes: 0 },
-            evidence: self.evidence(layout),
-            frames: vec![FrameRecord {
-                id: frame.source.id().to_string(),
-                w: layout.width.0,
-                h: layout.height.0,
-                sha256: frame.source.digest.to_string(),
-            }],
-        })
+            evidence: Vec::new(),
+            frames: Vec::new(),
+        };
+        for (number, frame) in frames.iter().enumerate() {
+            self.record(number, frame, &mut receipt)?;
+        }
+        Ok(receipt)
+    }
+
+    /// Adds what is to be said of one frame.
+    fn record(&self, number: usize, frame: &Frame, receipt: &mut Receipt) -> Result<(), PipelineError> {
+        let layout = self.slots.get(frame.lease)?.layout()?;
+        let count = |len: usize| Tokens::of(len).0;
+        let views = layout.views();
+        receipt.budget.total += frame.budget.total().0;
+        receipt.budget.per_view.extend(views.iter().map(|view: &ViewLayout| {
+            let at = view.id.index();
+            let chosen = self.chosen.views[number * views.len() + at];
+            ViewUse {
+                frame: count(number),
+                view_px: view.side.0,
+                budget: frame.budget.per_view()[at].0,
+                tokens: count(chosen.len),
+                regions: count(chosen.regions),
+                regions_starved: count(chosen.starved),
+                kept: count(chosen.len - chosen.merged),
+                merged: count(chosen.merged),
+                tiles: count(view.tiles_side().pow(2)),
+                tiles_encoded: frame.tiles_encoded[at],
+                budget_moved_to_px: frame.moved[at].map(|to| views[to].side.0),
+                reclustered: chosen.reclustered,
+            }
+        }));
+        let longer = layout.width.max(layout.height);
+        let dropped = views.iter().zip(&frame.moved).filter_map(|(view, to)| {
+            let to = views[(*to)?].side;
+            Some(format!("view {} dropped: the frame's longer side is {longer}; its budget went to view {to}", view.side))
+        });
+        let upscaled = layout.present().filter(|view| layout.upscaled(view));
+        let upscaled = upscaled.map(|view| format!("view {} upscaled from {longer}", view.side));
+        let source = frame.source.dropped.iter().map(|&what| what.to_owned());
+        receipt.degraded.extend(source.chain(dropped).chain(upscaled));
+        receipt.evidence.extend(self.evidence(number, layout));
+        receipt.frames.push(FrameRecord {
+            id: frame.source.id().to_string(),
+            w: layout.width.0,
+            h: layout.height.0,
+            sha256: frame.source.digest.to_string(),
+        });
+        Ok(())
     }
 }

@@ -28,6 +28,8 @@ pub struct Engines {
     pub decoder: Box<dyn Decoder>,
     pub tokenizer: Tokenizer,
     pub positions: Option<Positions>,
+    /// Over the selected tokens, where the model has it: `[n,d]` → `[n,d]`.
+    pub selected_token_mlp: Option<Box<dyn Projector>>,
     pub stop: Vec<u32>,
     pub pool: Arc<Pool>,
 }
@@ -76,13 +78,22 @@ impl Engines {
             }
             _ => None,
         };
+        let mut selected_token_mlp: Option<Box<dyn Projector>> = match &vision.selected_token_mlp {
+            Some(path) if profile.engines.language != EngineKind::Scripted => {
+                Some(Box::new(OnnxProjector::load(path, chunk, hidden, hidden)?))
+            }
+            _ => None,
+        };
         let tile = vision.shape.tile().get();
         let threads = profile.engines.threads;
         let tiles = vec![0.0; threads * 3 * tile * tile];
         let mut features = vec![f16::ZERO; threads * shape.tokens() * vision.feature_dim];
         encoder.encode(&tiles, &mut features, &pool)?;
         projector.project(&features[..vision.feature_dim], &mut vec![0.0; hidden])?;
-        Ok(Self { encoder, projector, decoder, tokenizer, positions, stop, pool })
+        if let Some(mlp) = &mut selected_token_mlp {
+            mlp.project(&vec![f16::ZERO; hidden], &mut vec![0.0; hidden])?;
+        }
+        Ok(Self { encoder, projector, decoder, tokenizer, positions, selected_token_mlp, stop, pool })
     }
 
     /// For the memory map; `resident` is that of the process after the load.

@@ -5,20 +5,28 @@
 
 use crate::geometry::ViewLayout;
 use crate::pipeline::receipt::Evidence;
+use crate::units::Tokens;
 
 /// Most boxes of an answer.
 pub const MAX_BOXES: usize = 5;
 
 /// At most [`MAX_BOXES`] boxes in pixels of the original frame, best first: connected components (sides and corners) of the `kept` tokens
-/// (raster index in `view`, score) whose score is above their 90th percentile.
+/// (number in `view`, score) whose score is above their 90th percentile.
 #[must_use]
-pub fn boxes(view: &ViewLayout, kept: &[(u32, f32)]) -> Vec<Evidence> {
+pub fn boxes(frame: u32, view: &ViewLayout, kept: &[(u32, f32)]) -> Vec<Evidence> {
     let mut scores: Vec<f32> = kept.iter().map(|&(_, score)| score).collect();
     scores.sort_unstable_by(f32::total_cmp);
     let Some(&threshold) = scores.get((scores.len() * 9).div_ceil(10).saturating_sub(1)) else { return Vec::new() };
-    let mut best: Vec<(u32, f32)> = kept.iter().copied().filter(|&(_, score)| score > threshold).collect();
-    best.sort_unstable_by_key(|&(token, _)| token);
-    let side = view.grid_side();
+    // By raster place, whatever order the tokens are numbered in.
+    let (grid, side) = (view.grid(), view.grid_side() as usize);
+    let raster = |token: u32| {
+        let (x, y) = grid.place(token);
+        y * side + x
+    };
+    let mut best: Vec<(usize, f32)> =
+        kept.iter().filter(|&&(_, score)| score > threshold).map(|&(token, score)| (raster(token), score)).collect();
+    best.sort_unstable_by_key(|&(place, _)| place);
+    let footprint = |place: usize| view.footprint(Tokens::of(grid.token(place % side, place / side)).0);
     let mut seen = vec![false; best.len()];
     let mut found: Vec<Evidence> = Vec::new();
     for start in 0..best.len() {
@@ -27,17 +35,17 @@ pub fn boxes(view: &ViewLayout, kept: &[(u32, f32)]) -> Vec<Evidence> {
         }
         seen[start] = true;
         let mut open = vec![start];
-        let (mut rect, mut score) = (view.footprint(best[start].0), best[start].1);
+        let (mut rect, mut score) = (footprint(best[start].0), best[start].1);
         while let Some(at) = open.pop() {
-            let (token, own) = best[at];
-            rect = rect.union(view.footprint(token));
+            let (place, own) = best[at];
+            rect = rect.union(footprint(place));
             score = score.max(own);
-            let (x, y) = (token % side, token / side);
+            let (x, y) = (place % side, place / side);
             for (ny, nx) in (y.saturating_sub(1)..=y + 1).flat_map(|ny| (x.saturating_sub(1)..=x + 1).map(move |nx| (ny, nx))) {
                 if nx >= side {
                     continue;
                 }
-                if let Ok(other) = best.binary_search_by_key(&(ny * side + nx), |&(token, _)| token)
+                if let Ok(other) = best.binary_search_by_key(&(ny * side + nx), |&(place, _)| place)
                     && !seen[other]
                 {
                     seen[other] = true;
@@ -45,7 +53,7 @@ pub fn boxes(view: &ViewLayout, kept: &[(u32, f32)]) -> Vec<Evidence> {
                 }
             }
         }
-        found.push(Evidence::new(rect, score));
+        found.push(Evidence::new(frame, rect, score));
     }
     found.sort_by(|a, b| b.score.total_cmp(&a.score));
     found.truncate(MAX_BOXES);

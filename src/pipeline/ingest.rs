@@ -1,18 +1,19 @@
 //! Once a frame: views, features, regions, the projected anchor.
 
+use std::ops::AddAssign;
 use std::time::Instant;
 
 use half::slice::HalfFloatSliceExt;
 
 use crate::arena::FrameLease;
 use crate::compress::regions::{Rows, ViewFeatures};
-use crate::compress::{MASKED, clusters};
-use crate::config::Budget;
-use crate::geometry::Layout;
+use crate::compress::{MASKED, Selector, clusters};
+use crate::config::{Budget, ClusterOn, Padding};
+use crate::geometry::{Layout, TokenOrder, ViewLayout};
 use crate::imaging::FrameSource;
 use crate::pipeline::{Pipeline, PipelineError};
 use crate::planner;
-use crate::units::ViewId;
+use crate::units::{Tokens, ViewId};
 
 /// A frame in its slot, and what its receipt says of it.
 #[derive(Clone, Debug)]
@@ -25,6 +26,15 @@ pub struct Frame {
     pub moved: Vec<Option<usize>>,
     /// Tiles the encoder saw, a view.
     pub tiles_encoded: Vec<u32>,
+    pub selector: Selector,
+}
+
+/// What the questions on a frame will want of it.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// In force at ingest: a view that it gives nothing is not encoded, but for the anchor, which importance is read from.
+    pub budget: Budget,
+    pub selector: Selector,
 }
 
 /// Milliseconds of each stage of an ingest.
@@ -36,22 +46,29 @@ pub struct IngestTimes {
     pub regions: f64,
 }
 
+impl AddAssign for IngestTimes {
+    fn add_assign(&mut self, other: Self) {
+        self.decode += other.decode;
+        self.views += other.views;
+        self.encode += other.encode;
+        self.regions += other.regions;
+    }
+}
+
 pub(super) fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
 
 impl Pipeline {
-    /// Takes a frame into a slot, for questions of at most `budget`. A view that `budget` gives nothing is not encoded, but for the anchor, which
-    /// importance is read from. `progress`: the stage and its share done.
+    /// Takes a frame into a slot. `progress`: the stage and its share done.
     pub fn ingest(
         &mut self,
         source: FrameSource,
-        budget: &Budget,
+        wanted: &Wanted,
         progress: &mut dyn FnMut(&'static str, f64),
     ) -> Result<(Frame, IngestTimes), PipelineError> {
-        let (width, height) = source.size();
-        let layout = Layout::new(&self.manifest.vision.shape, width, height)?;
-        let (placed, moved) = planner::place(budget, &layout);
+        let (layout, placed, moved) = self.lay_out(&source, wanted)?;
+        let selector = wanted.selector;
         let limits = self.limits();
         let timing = self.pyramid.fill(&source, &layout, &limits, &self.engines.pool, &mut |done| progress("views", done))?;
         let lease = self.slots.take();
@@ -78,32 +95,106 @@ impl Pipeline {
         for view in layout.present().filter(|view| placed.per_view()[view.id.index()].0 > 0) {
             let at = view.id.index();
             progress("regions", at as f64 / layout.views().len() as f64);
-            let slot = self.slots.get_mut(lease)?;
-            let (features, labels) = slot.view_parts(at);
-            if self.maps.is_none() {
-                for (token, label) in (0..).zip(labels.iter_mut()) {
-                    *label = if view.is_masked(token) { MASKED } else { 0 };
-                }
-            }
-            let (dim, side) = (self.manifest.vision.feature_dim, view.grid_side() as usize);
-            let rows = ViewFeatures { rows: Rows::F16(features), dim, side, starts: None };
-            let most = clusters(self.profile.compression.clusters, placed.per_view()[at]);
-            let made = self.partition.partition(&rows, most, &self.engines.pool, labels)?;
-            slot.regions[at] = made.regions;
+            let most = clusters(self.manifest.policy.clusters, self.profile.compression.clusters, placed.per_view()[at]);
+            self.regions(lease, view, selector, most)?;
         }
         let regions = ms(begun);
         self.slots.get_mut(lease)?.layout = Some(layout);
         let times = IngestTimes { decode: timing.decode.as_secs_f64() * 1e3, views: timing.views.as_secs_f64() * 1e3, encode, regions };
-        Ok((Frame { lease, source, budget: placed, moved, tiles_encoded }, times))
+        Ok((Frame { lease, source, budget: placed, moved, tiles_encoded, selector }, times))
+    }
+
+    /// Most visual tokens that a frame will give.
+    ///
+    /// # Errors
+    /// More than the profile allows.
+    pub fn visual(&self, source: &FrameSource, wanted: &Wanted) -> Result<Tokens, PipelineError> {
+        self.lay_out(source, wanted).map(|(_, budget, _)| budget.total())
+    }
+
+    /// Where a frame lies in the views, what each view may give, and where the budget of dropped ones went.
+    fn lay_out(&self, source: &FrameSource, wanted: &Wanted) -> Result<(Layout, Budget, Vec<Option<usize>>), PipelineError> {
+        let (width, height) = source.size();
+        let policy = &self.manifest.policy;
+        let layout = Layout::new(&self.manifest.vision.shape, width, height)?.numbered(policy.order, policy.padding == Padding::Kept);
+        let (placed, moved) = planner::place(&wanted.budget, &layout);
+        let placed = planner::allowed(wanted.selector, placed, &layout, &self.profile)?;
+        Ok((layout, placed, moved))
+    }
+
+    /// Labels of one view's tokens: regions, or one where the selector looks at none.
+    fn regions(&mut self, lease: FrameLease, view: &ViewLayout, selector: Selector, most: usize) -> Result<(), PipelineError> {
+        let at = view.id.index();
+        let mask = |labels: &mut [u32]| {
+            (0..).zip(labels.iter_mut()).for_each(|(token, label)| *label = if view.is_masked(token) { MASKED } else { 0 });
+        };
+        let slot = self.slots.get_mut(lease)?;
+        let labels = slot.view_parts(at).1;
+        if self.maps.is_none() {
+            mask(labels);
+        } else if view.grid().order != TokenOrder::Raster {
+            // A label map has voted on all tokens by now, row by row.
+            let raster = &mut self.relabelled[..labels.len()];
+            raster.copy_from_slice(labels);
+            view.grid().renumber(raster, labels);
+        }
+        slot.regions[at] = 1;
+        if selector != Selector::UhrBat {
+            return Ok(());
+        }
+        let projected = self.project_view(lease, view)?;
+        let slot = self.slots.get_mut(lease)?;
+        let (features, labels) = slot.view_parts(at);
+        let (rows, dim) = match projected {
+            true => (&self.projected[..labels.len() * self.engines.decoder.shape().hidden], self.engines.decoder.shape().hidden),
+            false => (features, self.manifest.vision.feature_dim),
+        };
+        let view =
+            ViewFeatures { rows: Rows::F16(rows), dim, grid: view.grid(), coordinates: self.manifest.policy.coordinates, starts: None };
+        slot.regions[at] = self.partition.partition(&view, most, &self.engines.pool, labels)?.regions;
+        Ok(())
+    }
+
+    /// A view clustered again with `most` clusters, into `relabelled`: how many regions that makes.
+    pub(super) fn recluster(&mut self, lease: FrameLease, view: &ViewLayout, most: usize) -> Result<usize, PipelineError> {
+        let projected = self.project_view(lease, view)?;
+        let labels = &mut self.relabelled[..view.tokens().get()];
+        (0..).zip(labels.iter_mut()).for_each(|(token, label)| *label = if view.is_masked(token) { MASKED } else { 0 });
+        let (rows, dim) = match projected {
+            true => (&self.projected[..labels.len() * self.engines.decoder.shape().hidden], self.engines.decoder.shape().hidden),
+            false => (self.slots.get(lease)?.view_features(view.id.index()), self.manifest.vision.feature_dim),
+        };
+        let view =
+            ViewFeatures { rows: Rows::F16(rows), dim, grid: view.grid(), coordinates: self.manifest.policy.coordinates, starts: None };
+        Ok(self.partition.partition(&view, most, &self.engines.pool, labels)?.regions)
+    }
+
+    /// h of all tokens of a view into `projected`, where the policy clusters that; whether it does.
+    fn project_view(&mut self, lease: FrameLease, view: &ViewLayout) -> Result<bool, PipelineError> {
+        if self.manifest.policy.cluster_on == ClusterOn::Features {
+            return Ok(false);
+        }
+        let (dim, hidden) = (self.manifest.vision.feature_dim, self.engines.decoder.shape().hidden);
+        let features = self.slots.get(lease)?.view_features(view.id.index());
+        let chunk = self.engines.projector.chunk().get();
+        let engines = &mut self.engines;
+        let tokens = (0..view.tokens().0).step_by(chunk);
+        for ((first, features), out) in tokens.zip(features.chunks(chunk * dim)).zip(self.projected.chunks_mut(chunk * hidden)) {
+            let rows = &mut self.refined[..features.len() / dim * hidden];
+            engines.projector.project(features, rows)?;
+            if let Some(positions) = &engines.positions {
+                let coordinates = self.manifest.policy.coordinates;
+                let places = (first..).map(|token| view.grid().centre(token, coordinates));
+                places.zip(rows.chunks_exact_mut(hidden)).for_each(|(place, row)| positions.add(view.id.index(), place, row));
+            }
+            out[..rows.len()].convert_from_f32_slice(rows);
+        }
+        Ok(true)
     }
 
     /// Tiles that are not all padding, as many at once as there are threads.
-    fn encode_view(
-        &mut self,
-        lease: FrameLease,
-        view: &crate::geometry::ViewLayout,
-        progress: &mut dyn FnMut(usize),
-    ) -> Result<(), PipelineError> {
+    fn encode_view(&mut self, lease: FrameLease, view: &ViewLayout, progress: &mut dyn FnMut(usize)) -> Result<(), PipelineError> {
+        self.lay_padding(lease, view)?;
         let shape = &self.manifest.vision.shape;
         let (tile_values, tokens, dim) = (3 * shape.tile().get().pow(2), shape.tile_grid().pow(2), self.manifest.vision.feature_dim);
         let at_once = self.tiles.len() / tile_values;
@@ -133,6 +224,23 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Features of the tiles that are all padding, for a policy that keeps their tokens.
+    fn lay_padding(&mut self, lease: FrameLease, view: &ViewLayout) -> Result<(), PipelineError> {
+        if self.padding.is_empty() {
+            return Ok(());
+        }
+        let dim = self.manifest.vision.feature_dim;
+        let [columns, rows] = view.encoded_tiles();
+        let slot = self.slots.get_mut(lease)?.view_features_mut(view.id.index());
+        let side = view.tiles_side();
+        for (x, y) in (0..side * side).map(|tile| (tile % side, tile / side)).filter(|(x, y)| !columns.contains(x) || !rows.contains(y)) {
+            for (inner, row) in self.padding.chunks_exact(dim).enumerate() {
+                slot[view.token_of_tile(x, y, inner) * dim..][..dim].copy_from_slice(row);
+            }
+        }
+        Ok(())
+    }
+
     /// h⁽¹⁾ of Eq. 5 of the anchor's unmasked tokens, side by side.
     fn project_anchor(&mut self, lease: FrameLease, layout: &Layout) -> Result<(), PipelineError> {
         let view = &layout.views()[0];
@@ -148,7 +256,9 @@ impl Pipeline {
             }
             self.engines.projector.project(&self.gathered[..tokens.len() * dim], rows)?;
             if let Some(positions) = &self.engines.positions {
-                tokens.iter().zip(rows.chunks_exact_mut(hidden)).for_each(|(&token, row)| positions.add(0, view.centre(token), row));
+                let coordinates = self.manifest.policy.coordinates;
+                let places = tokens.iter().map(|&token| view.grid().centre(token, coordinates));
+                places.zip(rows.chunks_exact_mut(hidden)).for_each(|(place, row)| positions.add(0, place, row));
             }
             slot.anchor[number * chunk * hidden..][..rows.len()].convert_from_f32_slice(rows);
         }

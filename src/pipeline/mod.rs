@@ -7,6 +7,7 @@
 //! All storage is made at start, from the planner's map. Between a prompt's token ids and the answer's nothing is allocated outside the ONNX engine.
 
 mod answer;
+mod choose;
 mod engines;
 mod evidence;
 mod ingest;
@@ -17,7 +18,7 @@ mod shown;
 
 pub use answer::Question;
 pub use engines::Engines;
-pub use ingest::{Frame, IngestTimes};
+pub use ingest::{Frame, IngestTimes, Wanted};
 pub use prompt::PromptIds;
 pub use receipt::{Answer, Finish, Receipt};
 pub use shown::{Kept, MergedRegion, Picture, Shown};
@@ -26,7 +27,7 @@ use half::f16;
 
 use crate::arena::{FrameSlots, Full, KvCache, Stale, TokenArena};
 use crate::compress::regions::{Method, Partition};
-use crate::compress::{CompressError, MergeWork, PositionsError, SelectWork};
+use crate::compress::{CompressError, MergeWork, PositionsError, Ranked, SelectWork};
 use crate::config::{ConfigError, Manifest, Profile};
 use crate::engine::{DecoderError, EngineError, TokenizerError};
 use crate::geometry::GeometryError;
@@ -34,7 +35,7 @@ use crate::imaging::{ImagingError, LabelMapError, Limits, Pyramid};
 use crate::kernels::Isa;
 use crate::planner::{self, BudgetError, MemoryMap, PlannerError, Workspaces};
 use crate::units::{Bytes, Tokens};
-use answer::Chosen;
+use choose::Chosen;
 use maps::Maps;
 
 /// What kept a frame or a question from its answer.
@@ -101,7 +102,15 @@ pub struct Pipeline {
     maps: Option<Maps>,
     selecting: SelectWork,
     merging: MergeWork,
+    ranked: Ranked,
     gathered: Vec<f16>,
+    /// A chunk of rows after the selected tokens' MLP.
+    refined: Vec<f32>,
+    /// A view projected whole, and the features of a tile of padding, for policies that want them.
+    projected: Vec<f16>,
+    padding: Vec<f16>,
+    /// Labels of a view that is clustered anew for one question.
+    relabelled: Vec<u32>,
     /// Importance as the decoder gives it, over the anchor's grid, and over the view at hand.
     seen_scores: Vec<f32>,
     anchor_scores: Vec<f32>,
@@ -114,17 +123,31 @@ impl Pipeline {
     ///
     /// # Errors
     /// A map over the profile's limit.
-    pub fn new(profile: Profile, manifest: Manifest, engines: Engines, method: &Method, resident: Bytes) -> Result<Self, PipelineError> {
+    pub fn new(
+        profile: Profile,
+        manifest: Manifest,
+        mut engines: Engines,
+        method: &Method,
+        resident: Bytes,
+    ) -> Result<Self, PipelineError> {
         let loaded = engines.loaded(resident);
         let map = planner::memory_map(&profile, &manifest, method, &loaded)?;
         let shape = manifest.vision.shape.clone();
-        let work = Workspaces::new(&profile, &manifest, method);
         let (dim, hidden) = (manifest.vision.feature_dim, loaded.decoder.hidden);
+        let work = Workspaces::new(&profile, &manifest, method, hidden);
         let (threads, chunk) = (profile.engines.threads, profile.engines.projection_chunk);
         let (tile, tile_tokens) = (shape.tile().get(), shape.tile_grid().pow(2));
         let positions = planner::positions(&profile, &manifest);
         let isa = Isa::detect();
         let anchor = shape.tokens(0).get();
+        let mut padding = vec![f16::ZERO; work.padding];
+        if work.padding > 0 {
+            let pad = shape.pad();
+            let plane = |channel: usize| std::iter::repeat_n(shape.normalise(channel, pad[channel]), tile * tile);
+            let empty: Vec<f32> = (0..3).flat_map(plane).collect();
+            engines.encoder.encode(&empty, &mut padding, &engines.pool)?;
+        }
+        let frames = profile.frame.slots.min(planner::MAX_FRAMES);
         Ok(Self {
             slots: FrameSlots::new(profile.frame.slots, &shape, dim, hidden),
             tokens: TokenArena::new(profile.tokens.max_visual, hidden),
@@ -132,15 +155,20 @@ impl Pipeline {
             pyramid: Pyramid::new(&shape, profile.frame.max_side, isa),
             tiles: vec![0.0; threads * 3 * tile * tile],
             tile_features: vec![f16::ZERO; threads * tile_tokens * dim],
-            partition: method.make(&profile.compression, isa, work.partition),
+            partition: method.make(&profile.compression, &manifest.policy, isa, work.partition),
             maps: Maps::new(&profile, &manifest, method),
             selecting: SelectWork::new(work.tokens, work.regions, work.budget),
             merging: MergeWork::new(chunk, hidden),
+            ranked: Ranked::new(shape.all_tokens()),
             gathered: vec![f16::ZERO; chunk.get() * dim],
+            refined: vec![0.0; chunk.get() * hidden],
+            projected: vec![f16::ZERO; work.projected],
+            padding,
+            relabelled: vec![0; work.tokens],
             seen_scores: vec![0.0; anchor],
             anchor_scores: vec![0.0; anchor],
             view_scores: vec![0.0; work.tokens],
-            chosen: Chosen::new(shape.views().len(), profile.tokens.max_visual.get(), shape.all_tokens().get()),
+            chosen: Chosen::new(frames * shape.views().len(), profile.tokens.max_visual.get(), frames * shape.all_tokens().get()),
             profile,
             manifest,
             engines,
@@ -178,13 +206,13 @@ impl Pipeline {
         }
     }
 
-    /// Prompt ids of a question, admitted with `budget` and up to `new` tokens of answer.
-    pub fn prompt(&self, question: &str, budget: &crate::config::Budget, new: Tokens) -> Result<PromptIds, PipelineError> {
+    /// Prompt ids of a question, admitted with `visual` tokens and up to `new` tokens of answer.
+    pub fn prompt(&self, question: &str, visual: Tokens, new: Tokens) -> Result<PromptIds, PipelineError> {
         if question.trim().is_empty() {
             return Err(PipelineError::EmptyQuestion);
         }
         let ids = PromptIds::new(&self.manifest.prompt, &self.engines.tokenizer, question)?;
-        planner::admit(&self.profile, &self.manifest, budget, ids.tokens(), new)?;
+        planner::admit(&self.profile, &self.manifest, visual, ids.tokens(), new)?;
         Ok(ids)
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::compress::{Mode, Selector};
 use crate::geometry::Rect;
 
 /// An answer with its receipt: the document of `ask --json`.
@@ -39,8 +40,12 @@ pub struct Receipt {
     pub profile: String,
     pub engines: EngineIds,
     pub seed: u64,
-    pub policy: &'static str,
-    pub mode: &'static str,
+    pub policy: String,
+    pub mode: Mode,
+    pub select: Selector,
+    pub clusters: u32,
+    /// Coordinates that features were projected to before clustering; null: all of them.
+    pub cluster_dim: Option<u32>,
     pub budget: BudgetUse,
     /// What is not as asked for, in words.
     pub degraded: Vec<String>,
@@ -60,7 +65,7 @@ pub struct EngineIds {
     pub partition: String,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct BudgetUse {
     pub total: u32,
     pub per_view: Vec<ViewUse>,
@@ -69,7 +74,10 @@ pub struct BudgetUse {
 /// One view's share and what came of it.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ViewUse {
+    /// Of the question's frames, from 0.
+    pub frame: u32,
     pub view_px: u32,
+    /// `topk` goes by the sum of all views'.
     pub budget: u32,
     /// `kept + merged`; never above `budget`.
     pub tokens: u32,
@@ -85,6 +93,8 @@ pub struct ViewUse {
     /// Of a dropped view: the view that got its budget.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget_moved_to_px: Option<u32>,
+    /// Regions were made anew for this question's coverage, in number the budget.
+    pub reclustered: bool,
 }
 
 /// Milliseconds a stage. Stages at ingest are 0 for a question on a frame that was there already.
@@ -114,6 +124,8 @@ pub struct Memory {
 /// A place the answer rests on, in pixels of the original frame.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Evidence {
+    /// Of the question's frames, from 0.
+    pub frame: u32,
     pub x: f64,
     pub y: f64,
     pub w: f64,
@@ -124,8 +136,8 @@ pub struct Evidence {
 
 impl Evidence {
     #[must_use]
-    pub fn new(rect: Rect, score: f32) -> Self {
-        Self { x: rect.x, y: rect.y, w: rect.w, h: rect.h, score }
+    pub fn new(frame: u32, rect: Rect, score: f32) -> Self {
+        Self { frame, x: rect.x, y: rect.y, w: rect.w, h: rect.h, score }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::compress::Source;
 use crate::geometry::{Layout, Rect, ViewLayout};
 use crate::pipeline::receipt::Evidence;
 use crate::pipeline::{Frame, Pipeline, PipelineError, evidence};
-use crate::units::{Px, ViewId};
+use crate::units::{Px, Tokens, ViewId};
 
 /// A kept token's footprint.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,12 +69,12 @@ impl Pipeline {
         Ok(Picture { rgb: self.pyramid.view(view.id.index()), view })
     }
 
-    /// What the last answer, which was on `frame`, kept and merged.
-    pub fn shown(&self, frame: &Frame) -> Result<Shown, PipelineError> {
+    /// What the last answer kept and merged of `frame`, number `number` of its frames.
+    pub fn shown(&self, number: usize, frame: &Frame) -> Result<Shown, PipelineError> {
         let layout = self.layout(frame)?;
         let (mut kept, mut merged) = (Vec::new(), Vec::new());
         for view in layout.views() {
-            let chosen = self.chosen.views[view.id.index()];
+            let chosen = self.chosen.views[number * layout.views().len() + view.id.index()];
             for entry in &self.chosen.entries[chosen.start..chosen.start + chosen.len] {
                 match entry.source {
                     Source::Kept(token) => kept.push(Kept { view: view.id, rect: view.footprint(token) }),
@@ -85,13 +85,14 @@ impl Pipeline {
                 }
             }
         }
-        Ok(Shown { kept, merged, evidence: self.evidence(layout) })
+        Ok(Shown { kept, merged, evidence: self.evidence(number, layout) })
     }
 
-    pub(super) fn evidence(&self, layout: &Layout) -> Vec<Evidence> {
+    pub(super) fn evidence(&self, number: usize, layout: &Layout) -> Vec<Evidence> {
+        let of = |view: &ViewLayout| self.chosen.views[number * layout.views().len() + view.id.index()];
         // The finest view that gave any token: a budget may leave the very finest out.
-        let Some(view) = layout.present().rfind(|view| self.chosen.views[view.id.index()].len > 0) else { return Vec::new() };
-        let chosen = self.chosen.views[view.id.index()];
+        let Some(view) = layout.present().rfind(|view| of(view).len > 0) else { return Vec::new() };
+        let chosen = of(view);
         let entries = &self.chosen.entries[chosen.start..chosen.start + chosen.len];
         let kept: Vec<(u32, f32)> = entries
             .iter()
@@ -100,7 +101,7 @@ impl Pipeline {
                 Source::Merged { .. } => None,
             })
             .collect();
-        evidence::boxes(view, &kept)
+        evidence::boxes(Tokens::of(number).0, view, &kept)
     }
 
     fn layout(&self, frame: &Frame) -> Result<&Layout, PipelineError> {

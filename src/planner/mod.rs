@@ -6,12 +6,12 @@
 
 use crate::arena::{FrameSlots, KvCache, TokenArena};
 use crate::compress::regions::{Method, Sizes, Voter};
-use crate::compress::{MergeWork, SelectWork};
-use crate::config::{Budget, ConfigError, Manifest, Profile};
+use crate::compress::{MergeWork, Ranked, SelectWork, Selector};
+use crate::config::{Budget, ClusterOn, ConfigError, Manifest, Padding, Profile};
 use crate::engine::DecoderShape;
-use crate::geometry::Layout;
+use crate::geometry::{Layout, ViewLayout};
 use crate::imaging::{LabelMap, Pyramid, decoder_bytes};
-use crate::units::{Bytes, Tokens};
+use crate::units::{Bytes, Tokens, ViewId};
 
 /// A request that is refused before any work, or a plan that doesn't fit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -24,9 +24,14 @@ pub enum PlannerError {
     Text { wanted: Tokens, allowed: Tokens },
     #[error("answer: wanted {wanted}, the profile allows {allowed}")]
     NewTokens { wanted: Tokens, allowed: Tokens },
+    #[error("frames: wanted {wanted} at once, the profile's slots and a question allow {allowed}")]
+    Frames { wanted: usize, allowed: usize },
     #[error("memory: the plan needs {wanted}, the profile's limit is {allowed}")]
     Memory { wanted: Bytes, allowed: Bytes },
 }
+
+/// Most frames of a question.
+pub const MAX_FRAMES: usize = 4;
 
 /// One line of the memory map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,15 +75,30 @@ pub struct Workspaces {
     pub regions: usize,
     pub budget: usize,
     pub partition: Sizes,
+    pub projected: usize,
+    pub padding: usize,
 }
 
 impl Workspaces {
     #[must_use]
-    pub fn new(profile: &Profile, manifest: &Manifest, method: &Method) -> Self {
+    pub fn new(profile: &Profile, manifest: &Manifest, method: &Method, hidden: usize) -> Self {
         let shape = &manifest.vision.shape;
         let tokens = shape.tokens(shape.views().len() - 1).get();
-        let partition = Sizes { tokens, dim: manifest.vision.feature_dim, clusters: profile.compression.clusters as usize };
-        Self { tokens, regions: method.regions(partition), budget: profile.tokens.max_visual.get().min(tokens), partition }
+        let projected = manifest.policy.cluster_on == ClusterOn::Projected;
+        let dim = if projected { hidden } else { manifest.vision.feature_dim };
+        let partition = Sizes { tokens, dim, clusters: profile.compression.clusters as usize };
+        // A view projected whole, for a policy that clusters projected tokens; a tile of padding, for one that keeps it.
+        let projected = if projected { tokens * hidden } else { 0 };
+        let padding = manifest.policy.padding == Padding::Kept;
+        let padding = if padding { shape.tile_grid().pow(2) * manifest.vision.feature_dim } else { 0 };
+        Self {
+            tokens,
+            regions: method.regions(partition),
+            budget: profile.tokens.max_visual.get().min(tokens),
+            partition,
+            projected,
+            padding,
+        }
     }
 }
 
@@ -89,7 +109,7 @@ impl Workspaces {
 pub fn memory_map(profile: &Profile, manifest: &Manifest, method: &Method, loaded: &Loaded) -> Result<MemoryMap, PlannerError> {
     let shape = &manifest.vision.shape;
     let (dim, hidden) = (manifest.vision.feature_dim, loaded.decoder.hidden);
-    let work = Workspaces::new(profile, manifest, method);
+    let work = Workspaces::new(profile, manifest, method, hidden);
     let (views, strips) = Pyramid::bytes(shape, profile.frame.max_side);
     let slot = FrameSlots::slot_bytes(shape, dim, hidden);
     let tile = shape.tile().get();
@@ -114,10 +134,15 @@ pub fn memory_map(profile: &Profile, manifest: &Manifest, method: &Method, loade
         Line {
             what: "selection",
             bytes: SelectWork::bytes(work.tokens, work.regions, work.budget)
-                + Bytes::of::<f32>(work.tokens + 2 * shape.tokens(0).get())
-                + Bytes::of::<u32>(shape.all_tokens().get() + 5 * profile.tokens.max_visual.get()),
+                + Ranked::bytes(shape.all_tokens())
+                + Bytes::of::<f32>(2 * work.tokens + 2 * shape.tokens(0).get())
+                + Bytes::of::<u32>(profile.frame.slots.min(MAX_FRAMES) * shape.all_tokens().get() + 5 * profile.tokens.max_visual.get()),
         },
-        Line { what: "projection chunk", bytes: MergeWork::bytes(chunk, hidden) + Bytes::of::<u16>(chunk.get() * dim) },
+        Line {
+            what: "projection chunk",
+            bytes: MergeWork::bytes(chunk, hidden) + Bytes::of::<f32>(chunk.get() * hidden) + Bytes::of::<u16>(chunk.get() * dim),
+        },
+        Line { what: "a projected view and a tile of padding", bytes: Bytes::of::<u16>(work.projected + work.padding) },
     ];
     if method.maps() {
         lines.push(Line { what: "label map", bytes: label_map(profile, manifest, method) });
@@ -160,11 +185,11 @@ pub enum BudgetError {
     Planner(#[from] PlannerError),
 }
 
-/// Admits a question of `text` tokens, template included, with an answer of up to `new`.
+/// Admits a question of `visual` tokens and `text` tokens, template included, with an answer of up to `new`.
 ///
 /// # Errors
 /// What is over its limit, before any compute.
-pub fn admit(profile: &Profile, manifest: &Manifest, budget: &Budget, text: Tokens, new: Tokens) -> Result<(), PlannerError> {
+pub fn admit(profile: &Profile, manifest: &Manifest, visual: Tokens, text: Tokens, new: Tokens) -> Result<(), PlannerError> {
     let limits = &profile.tokens;
     if text > limits.max_text {
         return Err(PlannerError::Text { wanted: text, allowed: limits.max_text });
@@ -172,9 +197,41 @@ pub fn admit(profile: &Profile, manifest: &Manifest, budget: &Budget, text: Toke
     if new > limits.max_new {
         return Err(PlannerError::NewTokens { wanted: new, allowed: limits.max_new });
     }
-    let wanted = (budget.total() + new).max(manifest.vision.shape.tokens(0)) + text;
+    let wanted = (visual + new).max(manifest.vision.shape.tokens(0)) + text;
     let allowed = manifest.language.context;
     if wanted > allowed { Err(PlannerError::Context { wanted, allowed }) } else { Ok(()) }
+}
+
+/// What `selector` may take of a frame's views in place of `budget`, where it doesn't go by views.
+///
+/// # Errors
+/// [`PlannerError::Budget`] when all tokens are wanted and the profile allows fewer.
+pub fn allowed(selector: Selector, budget: Budget, layout: &Layout, profile: &Profile) -> Result<Budget, PlannerError> {
+    let open = |view: &ViewLayout| if view.dropped { Tokens(0) } else { view.unmasked_tokens() };
+    let total = budget.total();
+    let per_view: Vec<Tokens> = match selector {
+        Selector::UhrBat | Selector::Uniform | Selector::Topk => return Ok(budget),
+        Selector::AnchorOnly => {
+            layout.views().iter().map(|view| if view.id == ViewId::ANCHOR { open(view).min(total) } else { Tokens(0) }).collect()
+        }
+        Selector::Dense => layout.views().iter().map(open).collect(),
+    };
+    let (wanted, allowed) = (per_view.iter().copied().sum(), profile.tokens.max_visual);
+    if wanted > allowed {
+        return Err(PlannerError::Budget { wanted, allowed });
+    }
+    // A frame has at least one unmasked token of its anchor.
+    Ok(Budget::new(per_view).unwrap_or(budget))
+}
+
+/// The share of `budget` that frame `number` of `frames` gets: even in each view, the remainder to the first.
+///
+/// # Errors
+/// A share of nothing at all.
+pub fn share(budget: &Budget, number: usize, frames: usize) -> Result<Budget, ConfigError> {
+    let frames = u32::try_from(frames.max(1)).unwrap_or(u32::MAX);
+    let rest = |tokens: u32| if number == 0 { tokens % frames } else { 0 };
+    Budget::new(budget.per_view().iter().map(|tokens| Tokens(tokens.0 / frames + rest(tokens.0))).collect())
 }
 
 /// The budget on a frame: that of dropped views goes to the largest view left. Also where each went, by view.
