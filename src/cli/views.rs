@@ -21,6 +21,9 @@ pub struct ViewsArgs {
     /// Writes `view{s}` u8 [R,R,3] and `tiles{s}` f32 [n,3,T,T], the tiles that are not all padding, in raster order
     #[arg(long, value_name = "OUT.safetensors", group = "output")]
     raw: Option<PathBuf>,
+    /// Makes all tiles as the encoder gets them, sums up their values and prints how many there were and the sum: to time the way from file to encoder
+    #[arg(long, group = "output")]
+    sum: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +53,12 @@ pub fn run(args: &ViewsArgs, shape: &VisionShape, limits: &Limits, threads: usiz
     let (width, height) = source.size();
     let layout = Layout::new(shape, width, height)?;
     let mut pyramid = Pyramid::new(shape, limits.max_side.min(Px(width.0.max(height.0))), Isa::detect());
-    pyramid.fill(&source, &layout, limits, &Pool::new(threads), &mut |_| ())?;
+    let pool = Pool::new(threads);
+    pyramid.fill(&source, &layout, limits, &pool, &mut |_| ())?;
+    if args.sum {
+        let (tiles, sum) = sum(&pyramid, &layout, shape, &pool);
+        println!("{tiles} tiles, sum {sum:.3}");
+    }
     if let Some(folder) = &args.out {
         for view in layout.present() {
             let path = folder.join(format!("view{}.png", view.id.index() + 1));
@@ -90,6 +98,33 @@ pub fn run(args: &ViewsArgs, shape: &VisionShape, limits: &Limits, threads: usiz
         safetensors::serialize_to_file(tensors, None, path).map_err(|error| refuse(error.to_string()))?;
     }
     Ok(())
+}
+
+/// Tiles, and the sum of their values: the same on any number of threads.
+fn sum(pyramid: &Pyramid, layout: &Layout, shape: &VisionShape, pool: &Pool) -> (usize, f64) {
+    const LANES: usize = 16;
+    let (values, threads) = (3 * shape.tile().get().pow(2), pool.threads());
+    let mut tiles = vec![0.0_f32; threads * values];
+    let mut sums = vec![0.0_f64; threads];
+    let (mut count, mut total) = (0, 0.0);
+    for view in layout.present() {
+        let [columns, rows] = view.encoded_tiles();
+        let number = view.encoded_tile_count();
+        for first in (0..number).step_by(threads) {
+            let batch = threads.min(number - first);
+            pool.pairs(&mut tiles[..batch * values], values, &mut sums[..batch], 1, &|at, tile, sum| {
+                let at = first + at;
+                pyramid.tile(view, columns.start + at % columns.len(), rows.start + at / columns.len(), tile);
+                let mut lanes = [0.0_f64; LANES];
+                let (chunks, rest) = tile.as_chunks::<LANES>();
+                chunks.iter().for_each(|chunk| lanes.iter_mut().zip(chunk).for_each(|(lane, &value)| *lane += f64::from(value)));
+                sum[0] = lanes.iter().sum::<f64>() + rest.iter().map(|&value| f64::from(value)).sum::<f64>();
+            });
+            total += sums[..batch].iter().sum::<f64>();
+        }
+        count += number;
+    }
+    (count, total)
 }
 
 impl Limits {

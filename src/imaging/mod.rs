@@ -4,12 +4,13 @@
 //! lower half of 16-bit samples are dropped, which [`FrameSource::dropped`] says.
 //!
 //! # Why
-//! A frame of 150 megapixels is 450 MB as pixels and its views are 77 MB; what is held while decoding is a batch of rows and the few rows a
-//! view's filter spans. What can't be decoded by rows (progressive JPEG, interlaced PNG) is admitted against the memory left, or refused with the figure.
+//! A frame of 150 megapixels is 450 MB as pixels and its views are 77 MB; what is held while decoding is two batches of rows and the few rows a
+//! view's filter spans. One thread decodes a batch while all others filter the one before. What can't be decoded by rows (progressive JPEG, interlaced PNG) is admitted against the memory left, or refused with the figure.
 
 mod decode;
 mod label_map;
 mod libjpeg;
+mod pass;
 mod pyramid;
 mod resample;
 mod source;

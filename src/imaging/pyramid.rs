@@ -1,94 +1,41 @@
-//! All views of a frame in one pass over its rows.
-//!
-//! A batch of rows is resampled across for every view, on all threads; a view's row is finished as soon as the last source row under its filter has
-//! come. Samples are rounded to 8 bits between the passes, as the reference filter does.
+//! All views of a frame, and the tiles cut from them.
 
 use std::time::{Duration, Instant};
 
 use crate::geometry::{Layout, ViewLayout, VisionShape};
-use crate::imaging::resample::{bicubic, longest};
+use crate::imaging::ImagingError;
+use crate::imaging::decode::{self, Rows};
+use crate::imaging::pass::{Pass, Workshop};
 use crate::imaging::source::{FrameSource, Limits};
-use crate::imaging::{ImagingError, decode};
-use crate::kernels::{Isa, Pool, TAPS, Taps, across, down, round};
+use crate::kernels::{Isa, Pool};
 use crate::units::{Bytes, Px};
-
-/// Source rows resampled together.
-const BATCH: usize = 16;
 
 /// The views of one frame at a time, `[R, R, 3]` each, and what making them needs; all for the largest frame there can be.
 pub struct Pyramid {
     shape: VisionShape,
     views: Vec<Vec<u8>>,
-    rings: Vec<Vec<u8>>,
-    /// `[BATCH][width, 3]`.
-    batch: Vec<u8>,
-    /// `[BATCH][width + taps]`.
-    planes: Vec<f32>,
-    /// `[BATCH][Σ R, 3]`.
-    resampled: Vec<u8>,
-    sums: Vec<f32>,
+    workshop: Workshop,
+    /// A sample of a channel as the encoder wants it.
+    normal: [Vec<f32>; 3],
     isa: Isa,
 }
 
-/// Where the time of an ingest went.
+/// Where the time of an ingest went. Decoding overlaps with the rest on threads: `decode` is what the decoder took, `views` what was spent besides.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timing {
     pub decode: Duration,
     pub views: Duration,
 }
 
-/// One view being made.
-struct Pass<'a> {
-    view: &'a ViewLayout,
-    /// Content size in the stored orientation.
-    width: usize,
-    columns: Taps,
-    rows: Taps,
-    /// Rows the ring holds.
-    ring: usize,
-    /// The next row to finish.
-    next: usize,
-    /// First sample of this view in a row of `resampled`.
-    offset: usize,
-}
-
-struct Sizes {
-    rings: Vec<usize>,
-    batch: usize,
-    planes: usize,
-    resampled: usize,
-    sums: usize,
-}
-
-impl Sizes {
-    fn new(shape: &VisionShape, max_side: Px) -> Self {
-        let side = max_side.get();
-        // A side that rounds down to one pixel is up to half as much again stretched.
-        let most = |view: &Px| longest(side * 3 / 2, view.get());
-        Self {
-            // A view's content may be one pixel wide in one direction only; its rings are for the full scale.
-            rings: shape.views().iter().map(|view| (most(view) + BATCH) * view.get() * 3).collect(),
-            batch: BATCH * side * 3,
-            planes: BATCH * (side + shape.views().iter().map(most).max().unwrap_or(0) + TAPS),
-            resampled: BATCH * shape.views().iter().map(|view| view.get() * 3).sum::<usize>(),
-            sums: shape.finest().get() * 3,
-        }
-    }
-}
-
 impl Pyramid {
     /// For frames of at most `max_side` pixels a side.
     #[must_use]
     pub fn new(shape: &VisionShape, max_side: Px, isa: Isa) -> Self {
-        let sizes = Sizes::new(shape, max_side);
         Self {
-            shape: shape.clone(),
             views: shape.views().iter().map(|view| vec![0; view.get() * view.get() * 3]).collect(),
-            rings: sizes.rings.iter().map(|&len| vec![0; len]).collect(),
-            batch: vec![0; sizes.batch],
-            planes: vec![0.0; sizes.planes],
-            resampled: vec![0; sizes.resampled],
-            sums: vec![0.0; sizes.sums],
+            workshop: Workshop::new(shape, max_side),
+            normal: [0, 1, 2].map(|channel| (0..=u8::MAX).map(|sample| shape.normalise(channel, sample)).collect()),
+            shape: shape.clone(),
             isa,
         }
     }
@@ -96,12 +43,8 @@ impl Pyramid {
     /// Bytes of the views, and of what making them needs, the filter's weights included.
     #[must_use]
     pub fn bytes(shape: &VisionShape, max_side: Px) -> (Bytes, Bytes) {
-        let sizes = Sizes::new(shape, max_side);
         let views = shape.views().iter().map(|view| Bytes((view.get() * view.get() * 3) as u64)).sum();
-        let weights: usize =
-            shape.views().iter().map(|view| 2 * view.get() * (longest(max_side.get() * 3 / 2, view.get()) + TAPS + 1)).sum();
-        let strips = Bytes::of::<u8>(sizes.rings.iter().sum::<usize>() + sizes.batch + sizes.resampled);
-        (views, strips + Bytes::of::<f32>(sizes.planes + sizes.sums + weights))
+        (views, Workshop::bytes(shape, max_side))
     }
 
     /// Decodes `source` into the views that `layout` keeps. `progress` is told the share done.
@@ -113,93 +56,33 @@ impl Pyramid {
         pool: &Pool,
         progress: &mut dyn FnMut(f64),
     ) -> Result<Timing, ImagingError> {
+        let begun = Instant::now();
+        let finest = layout.finest().content;
+        let mut rows = decode::open(source, limits, finest.width.max(finest.height))?;
         let pad = self.shape.pad();
-        let (width, height) = (source.stored.0.get(), source.stored.1.get());
-        let mut offset = 0;
-        let mut passes: Vec<Pass<'_>> = Vec::new();
         for view in layout.present() {
             self.views[view.id.index()].as_chunks_mut::<3>().0.fill(pad);
-            let content = view.content;
-            let turned = source.orientation >= 5;
-            let (w, h) = if turned { (content.height, content.width) } else { (content.width, content.height) };
-            let (columns, rows) = (bicubic(width, w, true), bicubic(height, h, false));
-            let ring = rows.taps + BATCH;
-            passes.push(Pass { view, width: w, columns, rows, ring, next: 0, offset });
-            offset += w * 3;
         }
-        let begun = Instant::now();
-        let mut views = Duration::ZERO;
-        let (mut held, mut seen) = (0, 0);
-        let mut batch = std::mem::take(&mut self.batch);
-        let outcome = decode::rows(source, limits, &mut |row| {
-            batch[held * width * 3..][..width * 3].copy_from_slice(row);
-            held += 1;
-            if held == BATCH || seen + held == height {
-                let start = Instant::now();
-                self.take(&batch[..held * width * 3], width, seen, height, source.orientation, &mut passes, offset, pool);
-                seen += held;
-                held = 0;
-                progress(seen as f64 / height as f64);
-                views += start.elapsed();
+        let mut passes = passes(source, layout, &*rows);
+        let height = rows.size().1;
+        let mut decode = Duration::ZERO;
+        let mut seen = 0;
+        let views = &mut self.views;
+        let mut put = |view: &ViewLayout, y: usize, row: &[u8]| put(&mut views[view.id.index()], view, source.orientation, y, row);
+        let outcome = self.workshop.begin(&mut *rows, &mut decode);
+        let mut outcome = outcome.map(|()| true);
+        while let Ok(more) = outcome {
+            if !more {
+                break;
             }
-        });
-        self.batch = batch;
-        outcome?;
-        Ok(Timing { decode: begun.elapsed().saturating_sub(views), views })
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn take(
-        &mut self,
-        batch: &[u8],
-        width: usize,
-        first: usize,
-        height: usize,
-        orientation: u8,
-        passes: &mut [Pass<'_>],
-        stride: usize,
-        pool: &Pool,
-    ) {
-        let count = batch.len() / (width * 3);
-        let plane = self.planes.len() / BATCH;
-        let isa = self.isa;
-        {
-            let passes = &*passes;
-            pool.pairs(&mut self.resampled[..count * stride], stride, &mut self.planes, plane, &|number, out, plane| {
-                let row = &batch[number * width * 3..(number + 1) * width * 3];
-                plane[width..].fill(0.0);
-                for channel in 0..3 {
-                    plane.iter_mut().zip(row.iter().skip(channel).step_by(3)).for_each(|(to, &from)| *to = f32::from(from));
-                    for pass in passes {
-                        across(isa, plane, &pass.columns, channel, &mut out[pass.offset..pass.offset + pass.width * 3]);
-                    }
-                }
-            });
+            outcome = self.workshop.step(&mut *rows, &mut passes, height, &mut seen, &mut decode, self.isa, pool, &mut put);
+            progress(seen as f64 / height as f64);
         }
-        for pass in passes {
-            let len = pass.width * 3;
-            let ring = &mut self.rings[pass.view.id.index()];
-            for number in 0..count {
-                let place = (first + number) % pass.ring;
-                ring[place * len..][..len].copy_from_slice(&self.resampled[number * stride + pass.offset..][..len]);
-            }
-            let seen = first + count;
-            while pass.next < pass.rows.starts.len() {
-                let start = pass.rows.starts[pass.next] as usize;
-                let weights = &pass.rows.weights[pass.next * pass.rows.taps..][..pass.rows.taps];
-                let end = (start + pass.rows.taps).min(height);
-                if end > seen {
-                    break;
-                }
-                let sums = &mut self.sums[..len];
-                sums.fill(0.0);
-                for (row, &weight) in (start..end).zip(weights).filter(|(_, weight)| **weight != 0.0) {
-                    down(isa, &ring[row % pass.ring * len..][..len], weight, sums);
-                }
-                put(&mut self.views[pass.view.id.index()], pass.view, orientation, pass.next, sums);
-                pass.next += 1;
-            }
-        }
+        outcome.map_err(|fault| source.broken(seen, fault))?;
+        let ended = Instant::now();
+        rows.finish().map_err(|fault| source.broken(seen, fault))?;
+        decode += ended.elapsed();
+        Ok(Timing { decode, views: begun.elapsed().saturating_sub(decode) })
     }
 
     /// A view's samples, `[R, R, 3]`.
@@ -212,21 +95,45 @@ impl Pyramid {
     pub fn tile(&self, view: &ViewLayout, tile_x: usize, tile_y: usize, out: &mut [f32]) {
         let (tile, side) = (self.shape.tile().get(), view.side.get());
         let picture = &self.views[view.id.index()];
-        for (channel, plane) in out.chunks_exact_mut(tile * tile).enumerate() {
-            for (y, row) in plane.chunks_exact_mut(tile).enumerate() {
-                let start = ((tile_y * tile + y) * side + tile_x * tile) * 3;
-                let samples = picture[start..start + tile * 3].iter().skip(channel).step_by(3);
-                row.iter_mut().zip(samples).for_each(|(out, &sample)| *out = self.shape.normalise(channel, sample));
+        let [reds, greens, blues] = &self.normal;
+        let (red, rest) = out.split_at_mut(tile * tile);
+        let (green, blue) = rest.split_at_mut(tile * tile);
+        let planes = red.chunks_exact_mut(tile).zip(green.chunks_exact_mut(tile)).zip(blue.chunks_exact_mut(tile));
+        for (y, ((red, green), blue)) in planes.enumerate() {
+            let start = ((tile_y * tile + y) * side + tile_x * tile) * 3;
+            let pixels = picture[start..start + tile * 3].as_chunks::<3>().0;
+            for (((&[r, g, b], red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
+                (*red, *green, *blue) = (reds[usize::from(r)], greens[usize::from(g)], blues[usize::from(b)]);
             }
         }
     }
 }
 
+/// One pass a view that `layout` keeps, in the orientation that the rows come in.
+fn passes<'a>(source: &FrameSource, layout: &'a Layout, rows: &dyn Rows) -> Vec<Pass<'a>> {
+    let (width, height) = rows.size();
+    let stored = (source.stored.0.get() as f64, source.stored.1.get() as f64);
+    // How many rows and columns the picture fills of those that come: all, but for a reduced one whose last is not whole.
+    let reduced = (width as f64 / stored.0).max(height as f64 / stored.1);
+    let reduced = [1.0, 0.5, 0.25, 0.125].into_iter().find(|scale| reduced >= *scale).unwrap_or(1.0);
+    let turned = source.orientation >= 5;
+    let pass = |view: &'a ViewLayout| {
+        let content = view.content;
+        let (w, h) = if turned { (content.height, content.width) } else { (content.width, content.height) };
+        Pass::new(view, (width, stored.0 * reduced, w), (height, stored.1 * reduced, h))
+    };
+    layout.present().map(pass).collect()
+}
+
 /// Writes row `y` of the stored picture where the orientation wants it (EXIF 2.32, tag 0x0112).
-fn put(picture: &mut [u8], view: &ViewLayout, orientation: u8, y: usize, sums: &[f32]) {
+fn put(picture: &mut [u8], view: &ViewLayout, orientation: u8, y: usize, row: &[u8]) {
     let side = view.side.get();
     let content = view.content;
-    for (x, sums) in sums.chunks_exact(3).enumerate() {
+    if orientation <= 1 {
+        picture[((content.top + y) * side + content.left) * 3..][..row.len()].copy_from_slice(row);
+        return;
+    }
+    for (x, pixel) in row.chunks_exact(3).enumerate() {
         let (right, low) = (content.width - 1, content.height - 1);
         let (to_x, to_y) = match orientation {
             2 => (right - x, y),
@@ -239,6 +146,6 @@ fn put(picture: &mut [u8], view: &ViewLayout, orientation: u8, y: usize, sums: &
             _ => (x, y),
         };
         let place = ((content.top + to_y) * side + content.left + to_x) * 3;
-        picture[place..place + 3].iter_mut().zip(sums).for_each(|(out, sum)| *out = round(*sum));
+        picture[place..place + 3].copy_from_slice(pixel);
     }
 }

@@ -28,7 +28,8 @@ impl Isa {
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            if std::arch::is_x86_feature_detected!("avx512f") {
+            // Bytes and words as well (all such processors but Xeon Phi): the imaging kernels are integers.
+            if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512bw") {
                 return Self::Avx512;
             }
             if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
@@ -44,7 +45,7 @@ macro_rules! dispatch {
     ($isa:expr, $body:ident ( $($name:ident : $type:ty),* ) $(-> $out:ty)?) => {{
         #[cfg(target_arch = "x86_64")]
         {
-            #[target_feature(enable = "avx512f,avx512vl,fma,avx2")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,fma,avx2")]
             fn wide($($name: $type),*) $(-> $out)? { $body($($name),*) }
             #[target_feature(enable = "avx2,fma")]
             fn narrow($($name: $type),*) $(-> $out)? { $body($($name),*) }

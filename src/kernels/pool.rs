@@ -3,7 +3,8 @@
 //! # Why
 //! A general work-stealing pool allocates as it goes; the path from prompt to answer may not. Here a run publishes one borrowed closure,
 //! every thread (the caller's included) takes task numbers from a counter, and the run returns when all are done. Which thread
-//! takes which task never changes a result: a task writes only what its number owns.
+//! takes which task never changes a result: a task writes only what its number owns. A worker that the system hasn't woken by then is not waited for: on
+//! a busy machine a run costs no more than its tasks.
 #![allow(unsafe_code)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,7 +30,7 @@ struct Shared {
     next: AtomicUsize,
     /// Rises with every run, so that waiting workers can look without the lock.
     epoch: AtomicUsize,
-    /// Workers still inside the current run.
+    /// Workers inside the current run; rises under the lock of `post`, and only while a job stands there.
     busy: AtomicUsize,
     panicked: AtomicBool,
 }
@@ -90,13 +91,12 @@ impl Pool {
         }
         let turn = lock(&self.turn);
         let shared = &*self.shared;
-        // SAFETY: only the lifetime is erased. Workers follow the pointer between the post below and the moment `busy` is zero,
-        // and this function doesn't return before it is.
+        // SAFETY: only the lifetime is erased. Workers enter while the job stands in the post, and follow the pointer until they lower `busy`; this
+        // function takes the job away and doesn't return before `busy` is zero.
         let job = Job(unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) });
         {
             let mut post = lock(&shared.post);
             shared.next.store(0, Ordering::Relaxed);
-            shared.busy.store(self.workers.len(), Ordering::Relaxed);
             post.epoch += 1;
             post.tasks = tasks;
             post.job = Some(job);
@@ -104,6 +104,7 @@ impl Pool {
         }
         shared.posted.notify_all();
         shared.take_tasks(task, tasks);
+        lock(&shared.post).job = None;
         for _ in 0..SPINS {
             if shared.busy.load(Ordering::Acquire) == 0 {
                 break;
@@ -114,7 +115,6 @@ impl Pool {
         while shared.busy.load(Ordering::Acquire) != 0 {
             post = shared.done.wait(post).unwrap_or_else(PoisonError::into_inner);
         }
-        post.job = None;
         drop(post);
         drop(turn);
         assert!(!shared.panicked.swap(false, Ordering::Relaxed), "a task of the thread pool panicked");
@@ -151,15 +151,18 @@ impl Shared {
                 post = self.posted.wait(post).unwrap_or_else(PoisonError::into_inner);
             }
             let now = *post;
+            if now.job.is_some() {
+                self.busy.fetch_add(1, Ordering::Relaxed);
+            }
             drop(post);
             seen = now.epoch;
             if now.stop {
                 return;
             }
-            if let Some(Job(task)) = now.job {
-                // SAFETY: `run` keeps the closure borrowed until this worker has lowered `busy`.
-                self.take_tasks(unsafe { &*task }, now.tasks);
-            }
+            // Too late for the run, which ended without this worker.
+            let Some(Job(task)) = now.job else { continue };
+            // SAFETY: `run` keeps the closure borrowed until this worker has lowered `busy`.
+            self.take_tasks(unsafe { &*task }, now.tasks);
             if self.busy.fetch_sub(1, Ordering::AcqRel) == 1 {
                 let _post = lock(&self.post);
                 self.done.notify_one();

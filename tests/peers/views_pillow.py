@@ -17,15 +17,40 @@ MEAN, STD = np.array([0.4815, 0.4578, 0.4082]), np.array([0.2686, 0.2613, 0.2758
 ALLOWED = 2
 
 
+# Six aspect ratios, some of them stretched and some reduced, in every form that the decoder treats on its own.
+DRAWN = [
+    ("wide.png", (5000, 700), "RGB", {}),
+    ("tall.png", (301, 4801), "RGB", {}),
+    ("small.png", (50, 40), "RGB", {}),
+    ("grey.png", (1500, 1400), "L", {}),
+    ("alpha.png", (900, 1000), "RGBA", {}),
+    ("420.jpg", (6001, 3999), "RGB", {"subsampling": 2}),
+    ("422.jpg", (4033, 4033), "RGB", {"subsampling": 1}),
+    ("444.jpg", (1003, 3001), "RGB", {"subsampling": 0}),
+    ("grey.jpg", (9001, 300), "L", {}),
+    ("progressive.jpg", (2003, 1501), "RGB", {"subsampling": 2, "progressive": True}),
+    ("tiny.jpg", (90, 301), "RGB", {"subsampling": 2}),
+    # Three times the largest view when reduced to half: the inverse DCT reduces it, where chroma isn't subsampled.
+    ("large.jpg", (24199, 1203), "RGB", {"subsampling": 2}),
+    ("reduced-grey.jpg", (24199, 1203), "L", {}),
+    ("reduced-444.jpg", (1501, 24192), "RGB", {"subsampling": 0}),
+]
+
+
 def frames(folder):
-    """The committed samples, and drawn pictures: wide, tall, small, grey, with alpha."""
+    """The committed samples, and drawn pictures: coarse noise made smooth, with hard-edged boxes in it."""
     rng = np.random.default_rng(5)
     yield ROOT / "samples/drawn.jpg"
     yield ROOT / "samples/real.jpg"
-    for name, (w, h), mode in [("wide", (5000, 700), "RGB"), ("tall", (301, 4801), "RGB"), ("small", (50, 40), "RGB"), ("grey", (1500, 1400), "L"), ("alpha", (900, 1000), "RGBA")]:
-        coarse = Image.fromarray(rng.integers(0, 256, (h // 9 + 2, w // 9 + 2, len(Image.new(mode, (1, 1)).getbands())), dtype=np.uint8).squeeze(), mode)
-        path = folder / f"{name}.png"
-        coarse.resize((w, h), Image.BILINEAR).save(path)
+    for name, (w, h), mode, how in DRAWN:
+        channels = len(Image.new(mode, (1, 1)).getbands())
+        coarse = Image.fromarray(rng.integers(0, 256, (h // 9 + 2, w // 9 + 2, channels), dtype=np.uint8).squeeze(), mode)
+        picture = coarse.resize((w, h), Image.BILINEAR)
+        for _ in range(40):
+            x, y = int(rng.integers(0, w)), int(rng.integers(0, h))
+            picture.paste(tuple(map(int, rng.integers(0, 256, channels))) if channels > 1 else int(rng.integers(0, 256)), (x, y, x + w // 20 + 1, y + h // 20 + 1))
+        path = folder / name
+        picture.save(path, **({"quality": 90} if name.endswith("jpg") else {}), **how)
         yield path
 
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::Digest;
 use crate::imaging::ImagingError;
+use crate::imaging::decode::Fault;
 use crate::units::{Bytes, FrameId, Px};
 
 /// The largest frame that is admitted.
@@ -112,6 +113,11 @@ impl FrameSource {
     #[must_use]
     pub fn size(&self) -> (Px, Px) {
         if self.orientation >= 5 { (self.stored.1, self.stored.0) } else { self.stored }
+    }
+
+    pub(super) fn broken(&self, rows: usize, fault: Fault) -> ImagingError {
+        let reason = if fault.ended { format!("the file ends early: {}", fault.reason) } else { fault.reason };
+        ImagingError::Broken { path: self.path.clone(), rows, wanted: self.stored.1.get(), reason }
     }
 
     #[must_use]
