@@ -27,7 +27,7 @@ pub struct AskArgs {
     /// onboard, bench, xlrs, ablation, one total, or one number a view
     #[arg(long)]
     budget: Option<String>,
-    /// How the frame's tokens are cut into regions: kmeans, birch, or labels=FILE, a map of the frame's size as it is seen (PNG, TIFF or npy; 0 is background)
+    /// How the frame's tokens are cut into regions: kmeans, birch, superpixels, or labels=FILE, a map of the frame's size as it is seen (PNG, TIFF or npy; 0 is background)
     #[arg(long, default_value_t = Method::Kmeans, value_name = "METHOD")]
     partition: Method,
     /// Most clusters of a view [default: the profile's]

@@ -17,7 +17,7 @@ pub struct PlanArgs {
     /// Budget to admit: a preset, one total, or one number a view
     #[arg(long)]
     budget: Option<String>,
-    /// How regions are made: kmeans, birch or labels=FILE
+    /// How regions are made: kmeans, birch, superpixels or labels=FILE
     #[arg(long, default_value_t = Method::Kmeans, value_name = "METHOD")]
     partition: Method,
     /// Most clusters of a view [default: the profile's]

@@ -10,6 +10,7 @@ use crate::compress::{MASKED, clusters};
 use crate::config::Budget;
 use crate::geometry::Layout;
 use crate::imaging::FrameSource;
+use crate::pipeline::maps::Framed;
 use crate::pipeline::{Pipeline, PipelineError};
 use crate::planner;
 use crate::units::ViewId;
@@ -72,8 +73,13 @@ impl Pipeline {
         let begun = Instant::now();
         if let Some(maps) = &mut self.maps {
             progress("regions", 0.0);
-            let wanted = |view: ViewId| !layout.views()[view.index()].dropped && placed.per_view()[view.index()].0 > 0;
-            maps.label(&layout, &wanted, &limits, &self.engines.pool, &mut self.slots.get_mut(lease)?.labels)?;
+            let most = self.profile.compression.clusters;
+            let count = |view: ViewId| match layout.views()[view.index()].dropped {
+                true => 0,
+                false => clusters(most, placed.per_view()[view.index()]),
+            };
+            let framed = Framed { layout: &layout, pyramid: &self.pyramid, clusters: &count };
+            maps.label(&framed, &limits, &self.engines.pool, &mut self.slots.get_mut(lease)?.labels)?;
         }
         for view in layout.present().filter(|view| placed.per_view()[view.id.index()].0 > 0) {
             let at = view.id.index();

@@ -5,13 +5,13 @@
 //! refused before any work, with what it wanted and what is allowed.
 
 use crate::arena::{FrameSlots, KvCache, TokenArena};
-use crate::compress::regions::{Method, Sizes, Voter};
+use crate::compress::regions::{Method, Sizes, Slic, Voter};
 use crate::compress::{MergeWork, SelectWork};
 use crate::config::{Budget, ConfigError, Manifest, Profile};
 use crate::engine::DecoderShape;
-use crate::geometry::Layout;
+use crate::geometry::{Layout, VisionShape};
 use crate::imaging::{LabelMap, Pyramid, decoder_bytes};
-use crate::units::{Bytes, Tokens};
+use crate::units::{Bytes, Px, Tokens};
 
 /// A request that is refused before any work, or a plan that doesn't fit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -129,11 +129,24 @@ pub fn memory_map(profile: &Profile, manifest: &Manifest, method: &Method, loade
     Ok(map)
 }
 
+/// The longest side of a picture that superpixels are made of.
+const REDUCED: Px = Px(1_344);
+
+/// The view that superpixels are made of: the largest that is at most [`REDUCED`], or the anchor.
+#[must_use]
+pub fn reduced(shape: &VisionShape) -> usize {
+    shape.views().iter().rposition(|side| *side <= REDUCED).unwrap_or(0)
+}
+
 /// What a map of labels and the votes on it hold.
 fn label_map(profile: &Profile, manifest: &Manifest, method: &Method) -> Bytes {
     let (shape, threads) = (&manifest.vision.shape, profile.engines.threads);
     match method {
         Method::Labels(_) => LabelMap::bytes(profile.frame.max_side) + Voter::bytes(shape, profile.frame.max_side, threads),
+        Method::Superpixels => {
+            let side = shape.views()[reduced(shape)];
+            Slic::bytes(side.get(), profile.compression.clusters as usize) + Voter::bytes(shape, side, threads)
+        }
         Method::Kmeans | Method::Birch => Bytes(0),
     }
 }

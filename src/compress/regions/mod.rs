@@ -8,6 +8,7 @@ mod centres;
 mod embed;
 pub mod kmeans;
 pub mod labels;
+pub mod superpixels;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub use birch::Birch;
 pub use embed::Embedding;
 pub use kmeans::KMeans;
 pub use labels::{Labels, Voter};
+pub use superpixels::Slic;
 
 /// Rows of features, `[n, dim]`.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +109,8 @@ impl Sizes {
 pub enum Method {
     Kmeans,
     Birch,
+    /// A map of SLIC superpixels of the frame, made at ingest.
+    Superpixels,
     /// A map of the frame's own size, from a file.
     Labels(PathBuf),
 }
@@ -121,13 +125,13 @@ pub struct MethodError {
 
 impl Method {
     /// For messages.
-    pub const NAMES: &'static str = "kmeans, birch or labels=FILE";
+    pub const NAMES: &'static str = "kmeans, birch, superpixels or labels=FILE";
 
     /// What [`Self::make`] allocates.
     #[must_use]
     pub fn bytes(&self, settings: &Compression, sizes: Sizes) -> Bytes {
         match self {
-            Self::Labels(_) => Labels::bytes(sizes.tokens),
+            Self::Superpixels | Self::Labels(_) => Labels::bytes(sizes.tokens),
             Self::Birch => Birch::bytes(&settings.birch, sizes.tokens, sizes.dim, sizes.clusters),
             Self::Kmeans => KMeans::bytes(sizes.tokens, sizes.dim, sizes.clusters),
         }
@@ -138,7 +142,7 @@ impl Method {
     pub fn maps(&self) -> bool {
         match self {
             Self::Kmeans | Self::Birch => false,
-            Self::Labels(_) => true,
+            Self::Superpixels | Self::Labels(_) => true,
         }
     }
 
@@ -147,7 +151,7 @@ impl Method {
     pub fn regions(&self, sizes: Sizes) -> usize {
         match self {
             Self::Labels(_) => sizes.tokens,
-            Self::Kmeans | Self::Birch => sizes.clusters.min(sizes.tokens),
+            Self::Kmeans | Self::Birch | Self::Superpixels => sizes.clusters.min(sizes.tokens),
         }
     }
 
@@ -160,7 +164,8 @@ impl Method {
                 let kmeans = kmeans::Settings { max_iterations: settings.max_iterations, seed: settings.seed, embedding, isa };
                 Box::new(KMeans::new(kmeans, sizes.tokens, sizes.dim, sizes.clusters))
             }
-            Self::Labels(_) => Box::new(Labels::new(sizes.tokens)),
+            Self::Superpixels => Box::new(Labels::new("superpixels", sizes.tokens)),
+            Self::Labels(_) => Box::new(Labels::new("labels", sizes.tokens)),
             Self::Birch => {
                 let birch = birch::Settings { birch: settings.birch, embedding, isa };
                 Box::new(Birch::new(birch, sizes.tokens, sizes.dim, sizes.clusters))
@@ -176,6 +181,7 @@ impl FromStr for Method {
         match (text, text.split_once('=')) {
             ("kmeans", _) => Ok(Self::Kmeans),
             ("birch", _) => Ok(Self::Birch),
+            ("superpixels", _) => Ok(Self::Superpixels),
             (_, Some(("labels", file))) if !file.is_empty() => Ok(Self::Labels(file.into())),
             _ => Err(MethodError { found: text.to_owned(), wanted: Self::NAMES }),
         }
@@ -187,6 +193,7 @@ impl fmt::Display for Method {
         match self {
             Self::Kmeans => f.write_str("kmeans"),
             Self::Birch => f.write_str("birch"),
+            Self::Superpixels => f.write_str("superpixels"),
             Self::Labels(file) => write!(f, "labels={}", file.display()),
         }
     }
