@@ -27,7 +27,7 @@ pub struct AskArgs {
     /// onboard, bench, xlrs, ablation, one total, or one number a view
     #[arg(long)]
     budget: Option<String>,
-    /// How the frame's tokens are cut into regions: kmeans, birch, superpixels, or labels=FILE, a map of the frame's size as it is seen (PNG, TIFF or npy; 0 is background)
+    /// How the frame's tokens are cut into regions: kmeans, birch, superpixels, segmenter (the package's), or labels=FILE, a map of the frame's size as it is seen (PNG, TIFF or npy; 0 is background)
     #[arg(long, default_value_t = Method::Kmeans, value_name = "METHOD")]
     partition: Method,
     /// Most clusters of a view [default: the profile's]
@@ -72,7 +72,7 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
     if let Method::Labels(path) = &args.partition {
         LabelMap::open(path, &most)?.fits(width, height)?;
     }
-    let engines = Engines::load(&profile, &manifest)?;
+    let engines = Engines::load(&profile, &manifest, &args.partition)?;
     let mut pipeline = Pipeline::new(profile, manifest, engines, &args.partition, board::resident_memory().unwrap_or(Bytes(0)))?;
     let prompts = questions.iter().map(|question| pipeline.prompt(question, &budget, max_new)).collect::<Result<Vec<_>, _>>()?;
     let source = FrameSource::open(frame.as_ref(), &pipeline.limits())?;

@@ -138,7 +138,7 @@ pub fn run(args: &CompressArgs, profile: &Profile) -> Result<(), CompressCliErro
     let map = match &args.partition {
         Method::Labels(path) => Some(map_labels(&input, &shape, path, &Limits::of(profile), &pool)?),
         Method::Kmeans | Method::Birch => None,
-        Method::Superpixels => {
+        Method::Superpixels | Method::Segmenter => {
             return Err(CompressCliError::Usage(format!("--partition {}: compress has features and no picture; ask has", args.partition)));
         }
     };

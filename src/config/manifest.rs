@@ -38,6 +38,8 @@ pub struct Vision {
     pub projector: PathBuf,
     /// Eq. 5: `p` `[G,G,d]` and `q` `[S,d]`.
     pub positions: Option<PathBuf>,
+    /// `[n,3,H,W]` f32 → a label a pixel, or logits a class.
+    pub segmenter: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -114,6 +116,7 @@ struct VisionFile {
     encoder: String,
     projector: String,
     positions: Option<String>,
+    segmenter: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -210,6 +213,7 @@ impl Manifest {
                 encoder: listed(&vision.encoder)?,
                 projector: listed(&vision.projector)?,
                 positions: vision.positions.as_deref().map(listed).transpose()?,
+                segmenter: vision.segmenter.as_deref().map(listed).transpose()?,
             },
             language: Language {
                 decoder: listed(&language.decoder)?,

@@ -78,8 +78,8 @@ impl Pipeline {
                 true => 0,
                 false => clusters(most, placed.per_view()[view.index()]),
             };
-            let framed = Framed { layout: &layout, pyramid: &self.pyramid, clusters: &count };
-            maps.label(&framed, &limits, &self.engines.pool, &mut self.slots.get_mut(lease)?.labels)?;
+            let framed = Framed { layout: &layout, pyramid: &self.pyramid, shape: &self.manifest.vision.shape, clusters: &count };
+            maps.label(&framed, &limits, &mut self.engines, &mut self.slots.get_mut(lease)?.labels)?;
         }
         for view in layout.present().filter(|view| placed.per_view()[view.id.index()].0 > 0) {
             let at = view.id.index();

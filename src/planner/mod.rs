@@ -56,6 +56,8 @@ pub struct Loaded {
     pub decoder: DecoderShape,
     pub decoder_weights: Bytes,
     pub decoder_workspace: Bytes,
+    /// Width and height of the segmenter's picture, where one was asked for.
+    pub segmenter: Option<(Px, Px)>,
 }
 
 /// Positions that the KV cache holds: the anchor pass or the largest answer pass.
@@ -120,7 +122,7 @@ pub fn memory_map(profile: &Profile, manifest: &Manifest, method: &Method, loade
         Line { what: "projection chunk", bytes: MergeWork::bytes(chunk, hidden) + Bytes::of::<u16>(chunk.get() * dim) },
     ];
     if method.maps() {
-        lines.push(Line { what: "label map", bytes: label_map(profile, manifest, method) });
+        lines.push(Line { what: "label map", bytes: label_map(profile, manifest, method, loaded) });
     }
     let map = MemoryMap { lines };
     if map.total() > profile.memory_limit {
@@ -139,13 +141,17 @@ pub fn reduced(shape: &VisionShape) -> usize {
 }
 
 /// What a map of labels and the votes on it hold.
-fn label_map(profile: &Profile, manifest: &Manifest, method: &Method) -> Bytes {
+fn label_map(profile: &Profile, manifest: &Manifest, method: &Method, loaded: &Loaded) -> Bytes {
     let (shape, threads) = (&manifest.vision.shape, profile.engines.threads);
     match method {
         Method::Labels(_) => LabelMap::bytes(profile.frame.max_side) + Voter::bytes(shape, profile.frame.max_side, threads),
         Method::Superpixels => {
             let side = shape.views()[reduced(shape)];
             Slic::bytes(side.get(), profile.compression.clusters as usize) + Voter::bytes(shape, side, threads)
+        }
+        Method::Segmenter => {
+            let (width, height) = loaded.segmenter.unwrap_or_default();
+            Bytes::of::<f32>(4 * width.get() * height.get()) + Voter::bytes(shape, width.max(height), threads)
         }
         Method::Kmeans | Method::Birch => Bytes(0),
     }

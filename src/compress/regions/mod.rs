@@ -111,6 +111,8 @@ pub enum Method {
     Birch,
     /// A map of SLIC superpixels of the frame, made at ingest.
     Superpixels,
+    /// A map that the package's segmenter makes at ingest.
+    Segmenter,
     /// A map of the frame's own size, from a file.
     Labels(PathBuf),
 }
@@ -125,13 +127,13 @@ pub struct MethodError {
 
 impl Method {
     /// For messages.
-    pub const NAMES: &'static str = "kmeans, birch, superpixels or labels=FILE";
+    pub const NAMES: &'static str = "kmeans, birch, superpixels, segmenter or labels=FILE";
 
     /// What [`Self::make`] allocates.
     #[must_use]
     pub fn bytes(&self, settings: &Compression, sizes: Sizes) -> Bytes {
         match self {
-            Self::Superpixels | Self::Labels(_) => Labels::bytes(sizes.tokens),
+            Self::Superpixels | Self::Segmenter | Self::Labels(_) => Labels::bytes(sizes.tokens),
             Self::Birch => Birch::bytes(&settings.birch, sizes.tokens, sizes.dim, sizes.clusters),
             Self::Kmeans => KMeans::bytes(sizes.tokens, sizes.dim, sizes.clusters),
         }
@@ -142,7 +144,7 @@ impl Method {
     pub fn maps(&self) -> bool {
         match self {
             Self::Kmeans | Self::Birch => false,
-            Self::Superpixels | Self::Labels(_) => true,
+            Self::Superpixels | Self::Segmenter | Self::Labels(_) => true,
         }
     }
 
@@ -150,7 +152,7 @@ impl Method {
     #[must_use]
     pub fn regions(&self, sizes: Sizes) -> usize {
         match self {
-            Self::Labels(_) => sizes.tokens,
+            Self::Segmenter | Self::Labels(_) => sizes.tokens,
             Self::Kmeans | Self::Birch | Self::Superpixels => sizes.clusters.min(sizes.tokens),
         }
     }
@@ -165,6 +167,7 @@ impl Method {
                 Box::new(KMeans::new(kmeans, sizes.tokens, sizes.dim, sizes.clusters))
             }
             Self::Superpixels => Box::new(Labels::new("superpixels", sizes.tokens)),
+            Self::Segmenter => Box::new(Labels::new("segmenter", sizes.tokens)),
             Self::Labels(_) => Box::new(Labels::new("labels", sizes.tokens)),
             Self::Birch => {
                 let birch = birch::Settings { birch: settings.birch, embedding, isa };
@@ -182,6 +185,7 @@ impl FromStr for Method {
             ("kmeans", _) => Ok(Self::Kmeans),
             ("birch", _) => Ok(Self::Birch),
             ("superpixels", _) => Ok(Self::Superpixels),
+            ("segmenter", _) => Ok(Self::Segmenter),
             (_, Some(("labels", file))) if !file.is_empty() => Ok(Self::Labels(file.into())),
             _ => Err(MethodError { found: text.to_owned(), wanted: Self::NAMES }),
         }
@@ -194,6 +198,7 @@ impl fmt::Display for Method {
             Self::Kmeans => f.write_str("kmeans"),
             Self::Birch => f.write_str("birch"),
             Self::Superpixels => f.write_str("superpixels"),
+            Self::Segmenter => f.write_str("segmenter"),
             Self::Labels(file) => write!(f, "labels={}", file.display()),
         }
     }
