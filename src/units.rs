@@ -72,6 +72,11 @@ impl Tokens {
 }
 
 impl Px {
+    /// A length known to fit, or the largest there is.
+    #[must_use]
+    pub fn of(length: usize) -> Self {
+        Self(u32::try_from(length).unwrap_or(u32::MAX))
+    }
     #[must_use]
     pub fn get(self) -> usize {
         self.0 as usize

@@ -89,7 +89,7 @@ fn the_partition_asked_for_makes_the_regions_and_stands_in_the_receipt() {
         all.extend(args);
         common::documents(&all).remove(0)
     };
-    for method in ["kmeans", "birch"] {
+    for method in ["kmeans", "birch", "superpixels"] {
         let document = ask(&["--partition", method, "--clusters", "50"]);
         assert_eq!(document["receipt"]["engines"]["partition"], method);
         for view in document["receipt"]["budget"]["per_view"].as_array().unwrap() {

@@ -144,6 +144,10 @@ fn compress_takes_a_square_map_of_the_whole_view() {
     features(&input, &[("view2.labels", Dtype::I32, vec![64], vec![0; 256])]);
     let (code, message) = common::refusal(&args);
     assert!(code == 5 && message.contains("view2.labels") && message.contains("labels=FILE"), "{code} {message}");
+    for method in ["superpixels", "segmenter"] {
+        let (code, message) = common::refusal(&[&args[..7], &[method]].concat());
+        assert!(code == 2 && message.contains(method) && message.contains("no picture"), "{code} {message}");
+    }
     let (code, message) = common::refusal(&[&args[..], &["--init", path(&input)]].concat());
     assert!(code == 2 && message.contains("--init: wanted --partition kmeans"), "{code} {message}");
 }

@@ -39,7 +39,7 @@ pub struct AskArgs {
     /// uhr-bat, or a plain choice to compare it with: topk, uniform, anchor-only, dense
     #[arg(long, default_value = "uhr-bat")]
     select: Selector,
-    /// How the frame's tokens are cut into regions: kmeans, birch, or labels=FILE, a map of the frame's size as it is seen (PNG, TIFF or npy; 0 is background)
+    /// How the frame's tokens are cut into regions: kmeans, birch, superpixels, segmenter (the package's), or labels=FILE, a map of the frame's size as it is seen (PNG, TIFF or npy; 0 is background)
     #[arg(long, default_value_t = Method::Kmeans, value_name = "METHOD")]
     partition: Method,
     /// Most clusters of a view [default: the profile's]
@@ -94,7 +94,7 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
         let map = LabelMap::open(path, &most)?;
         sizes.iter().try_for_each(|&(width, height)| map.fits(width, height))?;
     }
-    let engines = Engines::load(&profile, &manifest)?;
+    let engines = Engines::load(&profile, &manifest, &args.partition)?;
     let mut pipeline = Pipeline::new(profile, manifest, engines, &args.partition, board::resident_memory().unwrap_or(Bytes(0)))?;
     let sources = inputs.iter().map(|frame| FrameSource::open(frame.as_ref(), &pipeline.limits()));
     let sources = sources.collect::<Result<Vec<_>, _>>()?;

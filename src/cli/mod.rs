@@ -106,7 +106,7 @@ impl CliError {
                 PipelineError::LabelMap(error) => error.exit_code(),
                 PipelineError::Engine(error) => engine_code(error),
                 PipelineError::Planner(error) => planner_code(error),
-                PipelineError::EmptyQuestion => 2,
+                PipelineError::EmptyQuestion | PipelineError::NoSegmenter { .. } => 2,
                 PipelineError::Full(_) => 3,
                 PipelineError::Compress(_) | PipelineError::Stale(_) => 1,
                 PipelineError::Positions(_) | PipelineError::Geometry(_) => 5,

@@ -17,7 +17,7 @@ pub struct PlanArgs {
     /// Budget to admit: a preset, one total, or one number a view
     #[arg(long)]
     budget: Option<String>,
-    /// How regions are made: kmeans, birch or labels=FILE
+    /// How regions are made: kmeans, birch, superpixels, segmenter or labels=FILE
     #[arg(long, default_value_t = Method::Kmeans, value_name = "METHOD")]
     partition: Method,
     /// Most clusters of a view [default: the profile's]
@@ -48,7 +48,7 @@ pub fn run(args: &PlanArgs, cli: &Cli) -> Result<(), CliError> {
         }
         None => None,
     };
-    let engines = Engines::load(&profile, &manifest)?;
+    let engines = Engines::load(&profile, &manifest, &args.partition)?;
     let pipeline = Pipeline::new(profile, manifest, engines, &args.partition, board::resident_memory().unwrap_or(Bytes(0)))?;
     let (map, profile) = (pipeline.map(), pipeline.profile());
     if cli.json {

@@ -42,6 +42,8 @@ pub struct Vision {
     pub positions: Option<PathBuf>,
     /// `[n,d]` → `[n,d]`, over the selected tokens.
     pub selected_token_mlp: Option<PathBuf>,
+    /// `[n,3,H,W]` f32 → a label a pixel, or logits a class.
+    pub segmenter: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -119,6 +121,7 @@ struct VisionFile {
     projector: String,
     positions: Option<String>,
     selected_token_mlp: Option<String>,
+    segmenter: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -216,6 +219,7 @@ impl Manifest {
                 projector: listed(&vision.projector)?,
                 positions: vision.positions.as_deref().map(listed).transpose()?,
                 selected_token_mlp: vision.selected_token_mlp.as_deref().map(listed).transpose()?,
+                segmenter: vision.segmenter.as_deref().map(listed).transpose()?,
             },
             language: Language {
                 decoder: listed(&language.decoder)?,

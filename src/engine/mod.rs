@@ -15,7 +15,7 @@ use half::f16;
 
 use crate::arena::Full;
 use crate::kernels::Pool;
-use crate::units::{Bytes, Tokens};
+use crate::units::{Bytes, Px, Tokens};
 
 pub use decoder::{Decoder, DecoderError, DecoderShape, Segment};
 pub use tokenizer::{Tokenizer, TokenizerError};
@@ -57,4 +57,15 @@ pub trait Projector: Send {
     fn chunk(&self) -> Tokens;
     /// `features` `[n,d_v]` f16 → `out` `[n,d]` f32.
     fn project(&mut self, features: &[f16], out: &mut [f32]) -> Result<(), EngineError>;
+}
+
+/// A picture to a label a pixel.
+pub trait Segmenter: Send {
+    fn id(&self) -> &str;
+    /// Weights and workspace.
+    fn bytes(&self) -> Bytes;
+    /// Width and height of its picture.
+    fn size(&self) -> (Px, Px);
+    /// `picture` `[3,H,W]` f32, normalised as tiles are → `labels` `[H,W]`.
+    fn segment(&mut self, picture: &[f32], labels: &mut [u32]) -> Result<(), EngineError>;
 }

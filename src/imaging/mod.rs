@@ -8,6 +8,7 @@
 //! view's filter spans. One thread decodes a batch while all others filter the one before. What can't be decoded by rows (progressive JPEG, interlaced PNG) is admitted against the memory left, or refused with the figure.
 
 mod decode;
+mod fit;
 mod label_map;
 mod libjpeg;
 mod pass;
@@ -18,6 +19,7 @@ mod source;
 use std::path::PathBuf;
 
 pub use decode::decoder_bytes;
+pub use fit::fit;
 pub use label_map::{LabelMap, LabelMapError};
 pub use pyramid::{Pyramid, Timing};
 pub use source::{Format, FrameSource, Limits};

@@ -4,6 +4,7 @@
 //! The only place with `unsafe` outside bindings, so that one folder holds everything a reviewer must prove.
 
 mod attention;
+mod claim;
 mod colour;
 mod distance;
 mod mapped;
@@ -13,6 +14,7 @@ mod resample;
 mod screen;
 
 pub use attention::{Head, attention, attention_scratch, attention_weights};
+pub use claim::{Claim, claim};
 pub use colour::{Packed, pack_grey, pack_rgb, pack_ycc, upsample_h2v1, upsample_h2v2};
 pub use distance::{Isa, LANES, nearest, squared};
 pub use mapped::map_file;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use half::f16;
 
 use crate::compress::Positions;
+use crate::compress::regions::Method;
 use crate::config::{EngineKind, Manifest, Profile};
 use crate::engine::decoder::Llama;
-use crate::engine::onnx::{EncoderShape, OnnxEncoder, OnnxProjector};
+use crate::engine::onnx::{EncoderShape, OnnxEncoder, OnnxProjector, OnnxSegmenter};
 use crate::engine::scripted::{ScriptedDecoder, ScriptedEncoder, ScriptedProjector};
-use crate::engine::{Decoder, DecoderShape, Projector, Tokenizer, VisionEncoder};
+use crate::engine::{Decoder, DecoderShape, Projector, Segmenter, Tokenizer, VisionEncoder};
 use crate::kernels::Pool;
 use crate::pipeline::PipelineError;
 use crate::planner;
@@ -30,16 +31,19 @@ pub struct Engines {
     pub positions: Option<Positions>,
     /// Over the selected tokens, where the model has it: `[n,d]` → `[n,d]`.
     pub selected_token_mlp: Option<Box<dyn Projector>>,
+    /// Where regions are made by it.
+    pub segmenter: Option<Box<dyn Segmenter>>,
     pub stop: Vec<u32>,
     pub pool: Arc<Pool>,
 }
 
 impl Engines {
     /// Loads what `profile` names from the package `manifest`, checks shapes against each other, and runs each network once, so that its workspace
-    /// is resident.
-    pub fn load(profile: &Profile, manifest: &Manifest) -> Result<Self, PipelineError> {
+    /// is resident. A segmenter is loaded only where `method` asks for it.
+    pub fn load(profile: &Profile, manifest: &Manifest, method: &Method) -> Result<Self, PipelineError> {
         let pool = Arc::new(Pool::new(profile.engines.threads));
         let vision = &manifest.vision;
+        let segmenter = if *method == Method::Segmenter { Some(segmenter(manifest)?) } else { None };
         let decoder: Box<dyn Decoder> = match profile.engines.language {
             EngineKind::Scripted => {
                 let tokenizer = Tokenizer::load(&manifest.language.tokenizer, SCRIPTED.vocab)?;
@@ -93,7 +97,7 @@ impl Engines {
         if let Some(mlp) = &mut selected_token_mlp {
             mlp.project(&vec![f16::ZERO; hidden], &mut vec![0.0; hidden])?;
         }
-        Ok(Self { encoder, projector, decoder, tokenizer, positions, selected_token_mlp, stop, pool })
+        Ok(Self { encoder, projector, decoder, tokenizer, positions, selected_token_mlp, segmenter, stop, pool })
     }
 
     /// For the memory map; `resident` is that of the process after the load.
@@ -104,6 +108,19 @@ impl Engines {
             decoder: self.decoder.shape().clone(),
             decoder_weights: self.decoder.weights(),
             decoder_workspace: self.decoder.workspace(),
+            segmenter: self.segmenter.as_ref().map(|segmenter| segmenter.size()),
         }
     }
+}
+
+/// The package's segmenter, run once.
+fn segmenter(manifest: &Manifest) -> Result<Box<dyn Segmenter>, PipelineError> {
+    let Some(path) = &manifest.vision.segmenter else {
+        return Err(PipelineError::NoSegmenter { model: manifest.name.clone() });
+    };
+    let mut segmenter = OnnxSegmenter::load(path)?;
+    let (width, height) = segmenter.size();
+    let pixels = width.get() * height.get();
+    segmenter.segment(&vec![0.0; 3 * pixels], &mut vec![0; pixels])?;
+    Ok(Box::new(segmenter))
 }

@@ -11,6 +11,7 @@ use crate::compress::{MASKED, Selector, clusters};
 use crate::config::{Budget, ClusterOn, Padding};
 use crate::geometry::{Layout, TokenOrder, ViewLayout};
 use crate::imaging::FrameSource;
+use crate::pipeline::maps::Framed;
 use crate::pipeline::{Pipeline, PipelineError};
 use crate::planner;
 use crate::units::{Tokens, ViewId};
@@ -89,8 +90,13 @@ impl Pipeline {
         let begun = Instant::now();
         if let Some(maps) = &mut self.maps {
             progress("regions", 0.0);
-            let wanted = |view: ViewId| !layout.views()[view.index()].dropped && placed.per_view()[view.index()].0 > 0;
-            maps.label(&layout, &wanted, &limits, &self.engines.pool, &mut self.slots.get_mut(lease)?.labels)?;
+            let (rule, most) = (self.manifest.policy.clusters, self.profile.compression.clusters);
+            let count = |view: ViewId| match (layout.views()[view.index()].dropped, placed.per_view()[view.index()]) {
+                (true, _) | (_, Tokens(0)) => 0,
+                (false, budget) => clusters(rule, most, budget),
+            };
+            let framed = Framed { layout: &layout, pyramid: &self.pyramid, shape: &self.manifest.vision.shape, clusters: &count };
+            maps.label(&framed, &limits, &mut self.engines, &mut self.slots.get_mut(lease)?.labels)?;
         }
         for view in layout.present().filter(|view| placed.per_view()[view.id.index()].0 > 0) {
             let at = view.id.index();

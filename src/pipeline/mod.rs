@@ -61,6 +61,8 @@ pub enum PipelineError {
     Full(#[from] Full),
     #[error(transparent)]
     Stale(#[from] Stale),
+    #[error("partition segmenter: wanted a package with vision.segmenter, found none in {model}")]
+    NoSegmenter { model: String },
     #[error("question: wanted text, found none")]
     EmptyQuestion,
 }
@@ -156,7 +158,7 @@ impl Pipeline {
             tiles: vec![0.0; threads * 3 * tile * tile],
             tile_features: vec![f16::ZERO; threads * tile_tokens * dim],
             partition: method.make(&profile.compression, &manifest.policy, isa, work.partition),
-            maps: Maps::new(&profile, &manifest, method),
+            maps: Maps::new(&profile, &manifest, method, loaded.segmenter),
             selecting: SelectWork::new(work.tokens, work.regions, work.budget),
             merging: MergeWork::new(chunk, hidden),
             ranked: Ranked::new(shape.all_tokens()),

@@ -5,13 +5,13 @@
 //! refused before any work, with what it wanted and what is allowed.
 
 use crate::arena::{FrameSlots, KvCache, TokenArena};
-use crate::compress::regions::{Method, Sizes, Voter};
+use crate::compress::regions::{Method, Sizes, Slic, Voter};
 use crate::compress::{MergeWork, Ranked, SelectWork, Selector};
 use crate::config::{Budget, ClusterOn, ConfigError, Manifest, Padding, Profile};
 use crate::engine::DecoderShape;
-use crate::geometry::{Layout, ViewLayout};
+use crate::geometry::{Layout, ViewLayout, VisionShape};
 use crate::imaging::{LabelMap, Pyramid, decoder_bytes};
-use crate::units::{Bytes, Tokens, ViewId};
+use crate::units::{Bytes, Px, Tokens, ViewId};
 
 /// A request that is refused before any work, or a plan that doesn't fit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -61,6 +61,8 @@ pub struct Loaded {
     pub decoder: DecoderShape,
     pub decoder_weights: Bytes,
     pub decoder_workspace: Bytes,
+    /// Width and height of the segmenter's picture, where one was asked for.
+    pub segmenter: Option<(Px, Px)>,
 }
 
 /// Positions that the KV cache holds: the anchor pass or the largest answer pass.
@@ -145,7 +147,7 @@ pub fn memory_map(profile: &Profile, manifest: &Manifest, method: &Method, loade
         Line { what: "a projected view and a tile of padding", bytes: Bytes::of::<u16>(work.projected + work.padding) },
     ];
     if method.maps() {
-        lines.push(Line { what: "label map", bytes: label_map(profile, manifest, method) });
+        lines.push(Line { what: "label map", bytes: label_map(profile, manifest, method, loaded) });
     }
     let map = MemoryMap { lines };
     if map.total() > profile.memory_limit {
@@ -154,11 +156,28 @@ pub fn memory_map(profile: &Profile, manifest: &Manifest, method: &Method, loade
     Ok(map)
 }
 
+/// The longest side of a picture that superpixels are made of.
+const REDUCED: Px = Px(1_344);
+
+/// The view that superpixels are made of: the largest that is at most [`REDUCED`], or the anchor.
+#[must_use]
+pub fn reduced(shape: &VisionShape) -> usize {
+    shape.views().iter().rposition(|side| *side <= REDUCED).unwrap_or(0)
+}
+
 /// What a map of labels and the votes on it hold.
-fn label_map(profile: &Profile, manifest: &Manifest, method: &Method) -> Bytes {
+fn label_map(profile: &Profile, manifest: &Manifest, method: &Method, loaded: &Loaded) -> Bytes {
     let (shape, threads) = (&manifest.vision.shape, profile.engines.threads);
     match method {
         Method::Labels(_) => LabelMap::bytes(profile.frame.max_side) + Voter::bytes(shape, profile.frame.max_side, threads),
+        Method::Superpixels => {
+            let side = shape.views()[reduced(shape)];
+            Slic::bytes(side.get(), profile.compression.clusters as usize) + Voter::bytes(shape, side, threads)
+        }
+        Method::Segmenter => {
+            let (width, height) = loaded.segmenter.unwrap_or_default();
+            Bytes::of::<f32>(4 * width.get() * height.get()) + Voter::bytes(shape, width.max(height), threads)
+        }
         Method::Kmeans | Method::Birch => Bytes(0),
     }
 }

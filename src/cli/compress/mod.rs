@@ -144,6 +144,9 @@ pub fn run(args: &CompressArgs, profile: &Profile, json: bool) -> Result<(), Com
     let map = match &args.partition {
         Method::Labels(path) => Some(map_labels(&input, &shape, path, &Limits::of(profile), &pool)?),
         Method::Kmeans | Method::Birch => None,
+        Method::Superpixels | Method::Segmenter => {
+            return Err(CompressCliError::Usage(format!("--partition {}: compress has features and no picture; ask has", args.partition)));
+        }
     };
     let mut mapped = map.as_deref().unwrap_or_default();
     let wanted = args.clusters.unwrap_or(profile.compression.clusters);
@@ -247,7 +250,7 @@ fn compress_view(
     let regions = if let Some(given) = own.as_ref().or(mapped.as_ref()) {
         labels.iter_mut().zip(given).filter(|(label, _)| **label != MASKED).for_each(|(label, given)| *label = *given);
         let view = ViewFeatures::raster(Rows::F32(&[]), 0, 0);
-        Labels::new(count).partition(&view, 0, pool, &mut labels).map_err(refuse)?.regions
+        Labels::new("labels", count).partition(&view, 0, pool, &mut labels).map_err(refuse)?.regions
     } else if budget.0 == 0 {
         // Nothing can come of it, and no number of clusters fits (§3.3 wants as many tokens as regions).
         labels.fill(MASKED);

@@ -8,6 +8,7 @@ mod centres;
 mod embed;
 pub mod kmeans;
 pub mod labels;
+pub mod superpixels;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ pub use birch::Birch;
 pub use embed::Embedding;
 pub use kmeans::KMeans;
 pub use labels::{Labels, Voter};
+pub use superpixels::Slic;
 
 /// Rows of features, `[n, dim]`.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +139,10 @@ impl Sizes {
 pub enum Method {
     Kmeans,
     Birch,
+    /// A map of SLIC superpixels of the frame, made at ingest.
+    Superpixels,
+    /// A map that the package's segmenter makes at ingest.
+    Segmenter,
     /// A map of the frame's own size, from a file.
     Labels(PathBuf),
 }
@@ -151,7 +157,7 @@ pub struct MethodError {
 
 impl Method {
     /// For messages.
-    pub const NAMES: &'static str = "kmeans, birch or labels=FILE";
+    pub const NAMES: &'static str = "kmeans, birch, superpixels, segmenter or labels=FILE";
 
     /// What [`Self::make`] allocates.
     #[must_use]
@@ -160,7 +166,7 @@ impl Method {
             Self::Kmeans => {
                 KMeans::bytes(&kmeans_settings(settings, &Policy::paper(), Isa::detect()), sizes.tokens, sizes.dim, sizes.clusters)
             }
-            Self::Labels(_) => Labels::bytes(sizes.tokens),
+            Self::Superpixels | Self::Segmenter | Self::Labels(_) => Labels::bytes(sizes.tokens),
             Self::Birch => Birch::bytes(&settings.birch, sizes.tokens, sizes.dim, sizes.clusters),
         }
     }
@@ -170,7 +176,7 @@ impl Method {
     pub fn maps(&self) -> bool {
         match self {
             Self::Kmeans | Self::Birch => false,
-            Self::Labels(_) => true,
+            Self::Superpixels | Self::Segmenter | Self::Labels(_) => true,
         }
     }
 
@@ -178,8 +184,8 @@ impl Method {
     #[must_use]
     pub fn regions(&self, sizes: Sizes) -> usize {
         match self {
-            Self::Labels(_) => sizes.tokens,
-            Self::Kmeans | Self::Birch => sizes.clusters.min(sizes.tokens),
+            Self::Segmenter | Self::Labels(_) => sizes.tokens,
+            Self::Kmeans | Self::Birch | Self::Superpixels => sizes.clusters.min(sizes.tokens),
         }
     }
 
@@ -188,7 +194,9 @@ impl Method {
     pub fn make(&self, settings: &Compression, policy: &Policy, isa: Isa, sizes: Sizes) -> Box<dyn Partition> {
         match self {
             Self::Kmeans => Box::new(KMeans::new(kmeans_settings(settings, policy, isa), sizes.tokens, sizes.dim, sizes.clusters)),
-            Self::Labels(_) => Box::new(Labels::new(sizes.tokens)),
+            Self::Superpixels => Box::new(Labels::new("superpixels", sizes.tokens)),
+            Self::Segmenter => Box::new(Labels::new("segmenter", sizes.tokens)),
+            Self::Labels(_) => Box::new(Labels::new("labels", sizes.tokens)),
             Self::Birch => {
                 let birch = birch::Settings { birch: settings.birch, embedding: embedding(settings), isa };
                 Box::new(Birch::new(birch, sizes.tokens, sizes.dim, sizes.clusters))
@@ -220,6 +228,8 @@ impl FromStr for Method {
         match (text, text.split_once('=')) {
             ("kmeans", _) => Ok(Self::Kmeans),
             ("birch", _) => Ok(Self::Birch),
+            ("superpixels", _) => Ok(Self::Superpixels),
+            ("segmenter", _) => Ok(Self::Segmenter),
             (_, Some(("labels", file))) if !file.is_empty() => Ok(Self::Labels(file.into())),
             _ => Err(MethodError { found: text.to_owned(), wanted: Self::NAMES }),
         }
@@ -231,6 +241,8 @@ impl fmt::Display for Method {
         match self {
             Self::Kmeans => f.write_str("kmeans"),
             Self::Birch => f.write_str("birch"),
+            Self::Superpixels => f.write_str("superpixels"),
+            Self::Segmenter => f.write_str("segmenter"),
             Self::Labels(file) => write!(f, "labels={}", file.display()),
         }
     }

@@ -4,6 +4,8 @@
 //! tract runs one tile at a time faster than four, and gains nothing from threads of its own: so each thread of the pool has a
 //! single-threaded copy of the run state, and takes the next tile. Weights are shared by all.
 
+mod segmenter;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +18,8 @@ use tract_onnx::tract_hir::infer::Factoid as _;
 use crate::engine::{EngineError, Projector, VisionEncoder};
 use crate::kernels::Pool;
 use crate::units::{Bytes, Px, Tokens};
+
+pub use segmenter::OnnxSegmenter;
 
 const ID: &str = "tract 0.23 f32";
 
@@ -34,14 +38,7 @@ struct Graph {
 impl Graph {
     /// Loads `path` with its dynamic first dimension set by `input`, and checks that the output is `output`, f32.
     fn load(path: &Path, input: &[usize], output: &[usize]) -> Result<Self, EngineError> {
-        let refuse = |reason: String| EngineError::Load { path: path.to_owned(), reason };
-        let size = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?.len();
-        if size > MAX_FILE.0 {
-            return Err(refuse(format!("wanted at most {MAX_FILE}, found {}", Bytes(size))));
-        }
-        // The parser works on bytes from outside; should it panic, that is the file's fault and no reason to end the process.
-        let loaded = catch_unwind(AssertUnwindSafe(|| Self::optimise(path, input)));
-        let (plan, dtype, found) = loaded.map_err(|_| refuse("not a graph this engine can run".into()))??;
+        let (graph, dtype, found) = Self::load_any(path, input)?;
         if dtype != f32::datum_type() || found != output {
             return Err(EngineError::Tensor {
                 path: path.to_owned(),
@@ -50,7 +47,17 @@ impl Graph {
                 found: format!("{dtype:?} {found:?}"),
             });
         }
-        Ok(Self { plan, weights: Bytes(size) })
+        Ok(graph)
+    }
+
+    /// As [`Self::load`], with any output: its type and shape.
+    fn load_any(path: &Path, input: &[usize]) -> Result<(Self, DatumType, Vec<usize>), EngineError> {
+        let weights = admit(path)?;
+        // The parser works on bytes from outside; should it panic, that is the file's fault and no reason to end the process.
+        let loaded = catch_unwind(AssertUnwindSafe(|| Self::optimise(path, input)));
+        let refuse = |_| EngineError::Load { path: path.to_owned(), reason: "not a graph this engine can run".into() };
+        let (plan, dtype, shape) = loaded.map_err(refuse)??;
+        Ok((Self { plan, weights }, dtype, shape))
     }
 
     fn optimise(path: &Path, input: &[usize]) -> Result<(Plan, DatumType, Vec<usize>), EngineError> {
@@ -89,6 +96,13 @@ impl Graph {
     fn spawn(&self) -> Result<State, EngineError> {
         self.plan.spawn().map_err(run_error)
     }
+}
+
+/// A file's size, if it is one that is parsed.
+fn admit(path: &Path) -> Result<Bytes, EngineError> {
+    let refuse = |reason: String| EngineError::Load { path: path.to_owned(), reason };
+    let size = Bytes(std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?.len());
+    if size > MAX_FILE { Err(refuse(format!("wanted at most {MAX_FILE}, found {size}"))) } else { Ok(size) }
 }
 
 fn run_error(error: TractError) -> EngineError {

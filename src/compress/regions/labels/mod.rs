@@ -11,16 +11,18 @@ pub use vote::Voter;
 
 /// Makes given labels dense.
 pub struct Labels {
+    /// For receipts: what made the map.
+    id: &'static str,
     /// `label << 32 | token`, to sort.
     pairs: Vec<u64>,
     max_tokens: usize,
 }
 
 impl Labels {
-    /// For views of `max_tokens` tokens.
+    /// For views of `max_tokens` tokens, labelled by `id`.
     #[must_use]
-    pub fn new(max_tokens: usize) -> Self {
-        Self { pairs: Vec::with_capacity(max_tokens), max_tokens }
+    pub fn new(id: &'static str, max_tokens: usize) -> Self {
+        Self { id, pairs: Vec::with_capacity(max_tokens), max_tokens }
     }
 
     /// What [`Self::new`] allocates.
@@ -32,7 +34,7 @@ impl Labels {
 
 impl Partition for Labels {
     fn id(&self) -> &'static str {
-        "labels"
+        self.id
     }
 
     fn clusters(&self) -> bool {
@@ -86,7 +88,7 @@ mod tests {
     fn background_tokens_stand_alone_and_numbers_are_dense() {
         let mut labels = [7, 0, MASKED, 7, 0, 3];
         let view = ViewFeatures::raster(Rows::F32(&[]), 0, 0);
-        let mut partition = Labels::new(6);
+        let mut partition = Labels::new("labels", 6);
         let made = partition.partition(&view, 1, &Pool::new(1), &mut labels).unwrap();
         assert_eq!((labels, made.regions), ([0, 1, MASKED, 0, 2, 3], 4));
         let wrong = partition.partition(&view, 1, &Pool::new(1), &mut [0; 7]);
