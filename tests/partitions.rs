@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use uhr_edge::compress::regions::superpixels::Patch;
 use uhr_edge::compress::regions::{Method, Partitioned, Rows, Sizes, Slic, ViewFeatures, Voter};
 use uhr_edge::compress::{CompressError, MASKED};
-use uhr_edge::config::{Birch, Compression};
+use uhr_edge::config::{Birch, Compression, Policy};
 use uhr_edge::geometry::{Layout, VisionShape};
 use uhr_edge::kernels::{Isa, Pool};
 use uhr_edge::units::Px;
@@ -39,6 +39,7 @@ struct Case {
     half: Vec<f16>,
     labels: Vec<u32>,
     settings: Compression,
+    policy: Policy,
     /// How much larger the workspace is.
     room: usize,
 }
@@ -73,22 +74,24 @@ impl Case {
         };
         let settings = Compression {
             clusters: 600,
+            cluster_dim: (random.below(3) == 0).then(|| 1 + u32::try_from(random.below(dim)).unwrap()),
             max_iterations: 1 + u32::try_from(random.below(10)).unwrap(),
             seed,
             lambda_feature: 1.0,
             lambda_position: [0.0, 0.05][random.below(2)],
             birch,
         };
+        let policy = [Policy::paper(), Policy::released()][random.below(2)].clone();
         let half = rows.iter().map(|value| f16::from_f32(*value)).collect();
-        Self { side, dim, clusters, rows, half, labels, settings, room: random.below(3) * 7 }
+        Self { side, dim, clusters, rows, half, labels, settings, policy, room: random.below(3) * 7 }
     }
 
     /// Labels and what was made, by each pool alike.
     fn run(&self, method: &Method, clusters: usize) -> Result<(Vec<u32>, Partitioned), CompressError> {
         let sizes = Sizes { tokens: self.labels.len() + self.room, dim: self.dim + self.room, clusters: self.clusters + self.room };
         let rows = if self.clusters.is_multiple_of(2) { Rows::F16(&self.half) } else { Rows::F32(&self.rows) };
-        let view = ViewFeatures { rows, dim: self.dim, side: self.side, starts: None };
-        let mut partition = method.make(&self.settings, Isa::detect(), sizes);
+        let view = ViewFeatures::raster(rows, self.dim, self.side);
+        let mut partition = method.make(&self.settings, &self.policy, Isa::detect(), sizes);
         let mut outcomes = POOLS.iter().map(|pool| {
             let mut labels = self.labels.clone();
             partition.partition(&view, clusters, pool, &mut labels).map(|made| (labels, made))
@@ -162,7 +165,7 @@ proptest! {
     #[test]
     fn views_beyond_the_workspace_are_refused(seed in any::<u64>()) {
         let case = Case::new(seed);
-        let view = ViewFeatures { rows: Rows::F32(&case.rows), dim: case.dim, side: case.side, starts: None };
+        let view = ViewFeatures::raster(Rows::F32(&case.rows), case.dim, case.side);
         let tokens = case.labels.len();
         let right = Sizes { tokens, dim: case.dim, clusters: case.clusters };
         for method in methods() {
@@ -173,7 +176,7 @@ proptest! {
             }
             for sizes in wrong {
                 let mut labels = case.labels.clone();
-                let outcome = method.make(&case.settings, Isa::detect(), sizes).partition(&view, case.clusters, &POOLS[0], &mut labels);
+                let outcome = method.make(&case.settings, &case.policy, Isa::detect(), sizes).partition(&view, case.clusters, &POOLS[0], &mut labels);
                 prop_assert!(matches!(outcome, Err(CompressError::Room { .. })), "{}: {:?}", method, outcome);
                 prop_assert_eq!(&labels, &case.labels);
             }

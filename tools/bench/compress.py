@@ -56,22 +56,22 @@ def make(folder, args):
     return tensors, starts, sides
 
 
-def child(command, **more):
-    """Seconds, peak resident bytes and output of a process."""
-    begun = time.perf_counter()
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, **more)
-    text = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code:
-        raise SystemExit(f"{command[0]}: exit {code}")
-    return time.perf_counter() - begun, usage.ru_maxrss * 1024, text
+# Peak memory of a child that a small process starts: a fork would count this one's own.
+MEASURE = "import os,sys;p=os.posix_spawn(sys.argv[1],sys.argv[1:],os.environ);_,s,u=os.wait4(p,0);print(u.ru_maxrss*1024,file=sys.stderr);sys.exit(os.waitstatus_to_exitcode(s))"
+
+
+def child(command):
+    """Peak resident bytes and output of a process."""
+    done = subprocess.run([sys.executable, "-S", "-c", MEASURE, *map(str, command)], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{command[0]}: exit {done.returncode}: {done.stderr[-2000:]}")
+    return int(done.stderr.split()[-1]), done.stdout
 
 
 def ours(args, folder, *more):
     command = [args.binary, "--json", "compress", folder / "in.safetensors", "--out", folder / "out.safetensors", "--init", folder / "init.safetensors"]
     command += ["--budget", ",".join(map(str, BUDGET)), "--clusters", args.clusters, "--iters", ITERATIONS, "--threads", args.threads, *more]
-    _, peak, text = child(command)
+    peak, text = child(command)
     views = json.loads(text)["views"]
     total = lambda key: sum(view[key] for view in views) / 1e3
     return {"regions": total("regions_ms"), "select": total("select_ms"), "merge": total("merge_ms"), "peak": peak, "iterations": [v["iterations"] for v in views], "inertia": sum(v["objective"] for v in views)}
@@ -163,7 +163,7 @@ def main():
                 command = [sys.executable, __file__, "--peer", name, "--folder", folder, "--clusters", args.clusters, "--threads", args.threads]
                 if args.released:
                     command += ["--released", args.released]
-                _, peak, text = child(command)
+                peak, text = child(command)
                 times[name].append({**json.loads(text), "peak": peak})
         median = lambda values: statistics.median(values)
         spread = lambda values: f"{median(values):.2f} s ({min(values):.2f}–{max(values):.2f})"

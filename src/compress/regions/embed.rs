@@ -14,12 +14,17 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// Writes u of `token` to `out` `[dim + 2]`.
+    /// Writes u of `token` to `out` `[dim + 2]`; a feature that is not finite stays so.
     pub fn row(self, view: &ViewFeatures<'_>, token: u32, out: &mut [f32]) {
         let feature = &mut out[..view.dim];
         view.rows.copy(token as usize, feature);
-        let scale = self.scale(squares(Isa::detect(), feature).sqrt());
-        self.scaled(view, token, scale, out);
+        let norm = squares(Isa::detect(), feature).sqrt();
+        if norm.is_finite() {
+            self.scaled(view, token, self.scale(norm), out);
+        } else {
+            // As it is: whoever asked looks for what is not finite.
+            out[view.dim..].copy_from_slice(&self.place(view, token));
+        }
     }
 
     /// λ_f/‖f‖ for a feature of norm `norm`.

@@ -88,7 +88,7 @@ impl Partition for KMeans {
         if let Some(sketch) = sketch
             && let Some(dim) = settings.sketched(view.dim)
         {
-            sketch.project(settings.isa, &view, pool)?;
+            sketch.project(settings.isa, &view, labels, pool)?;
             view = ViewFeatures { rows: Rows::F32(&sketch.rows[..labels.len() * dim]), dim, ..view };
         }
         let view = &view;

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::work::{BLOCK, SHARDS};
-use crate::compress::CompressError;
+use crate::compress::{CompressError, MASKED};
 use crate::compress::regions::ViewFeatures;
 use crate::kernels::{Isa, LANES, Pool, float_products};
 use crate::units::Bytes;
@@ -17,6 +17,8 @@ use crate::units::Bytes;
 pub struct Sketch {
     to: usize,
     seed: u64,
+    max_tokens: usize,
+    max_from: usize,
     /// `[groups][from][LANES]`, ±1/√to.
     signs: Vec<f32>,
     /// Width that `signs` stands for.
@@ -39,7 +41,7 @@ impl Sketch {
         let wide = to.next_multiple_of(LANES);
         let scratch = || Scratch { rows: vec![0.0; BLOCK * from], products: vec![0.0; BLOCK * wide], bad: None };
         let scratch = (0..SHARDS).map(|_| scratch()).collect();
-        Self { to, seed, signs: vec![0.0; wide * from], from: 0, rows: vec![0.0; tokens * to], scratch }
+        Self { to, seed, max_tokens: tokens, max_from: from, signs: vec![0.0; wide * from], from: 0, rows: vec![0.0; tokens * to], scratch }
     }
 
     /// What [`Self::new`] allocates.
@@ -49,15 +51,20 @@ impl Sketch {
         Bytes::of::<f32>(wide * from + tokens * to + SHARDS * BLOCK * (from + wide))
     }
 
-    /// Projects all tokens of `view` into `rows`.
+    /// Projects the unmasked tokens of `view` into `rows`; masked ones, which nobody looks at, become 0.
     ///
     /// # Errors
-    /// A feature that is not finite.
-    pub fn project(&mut self, isa: Isa, view: &ViewFeatures<'_>, pool: &Pool) -> Result<(), CompressError> {
+    /// A feature that is not finite, or a view larger than the room for it.
+    pub fn project(&mut self, isa: Isa, view: &ViewFeatures<'_>, labels: &[u32], pool: &Pool) -> Result<(), CompressError> {
         let (to, wide, dim) = (self.to, self.to.next_multiple_of(LANES), view.dim);
+        let tokens = view.grid.tokens();
+        for (what, found, room) in [("tokens", tokens, self.max_tokens), ("features", dim, self.max_from)] {
+            if found > room {
+                return Err(CompressError::Room { what, found, room });
+            }
+        }
         self.draw(dim);
         let signs = &self.signs[..wide * dim];
-        let tokens = view.grid.tokens();
         let per_shard = tokens.div_ceil(SHARDS).next_multiple_of(BLOCK);
         let rows = &mut self.rows[..tokens * to];
         pool.pairs(&mut self.scratch, 1, rows, per_shard * to, &|number, scratch, rows| {
@@ -67,6 +74,10 @@ impl Sketch {
                 let (first, count) = (number * per_shard + block * BLOCK, out.len() / to);
                 let inputs = &mut scratch.rows[..count * dim];
                 for (at, row) in inputs.chunks_exact_mut(dim).enumerate() {
+                    if labels[first + at] == MASKED {
+                        row.fill(0.0);
+                        continue;
+                    }
                     view.rows.copy(first + at, row);
                     if let Some(bad) = row.iter().find(|value| !value.is_finite()) {
                         scratch.bad.get_or_insert(((first + at) as u32, *bad));
