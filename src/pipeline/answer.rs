@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::arena::{FrameLease, TokenSpan};
-use crate::compress::Mode;
+use crate::compress::{Mode, Selector};
 use crate::engine::decoder::argmax;
 use crate::engine::{DecoderError, Segment};
 use crate::geometry::ViewLayout;
@@ -187,16 +187,21 @@ impl Pipeline {
             frames: Vec::new(),
         };
         for (number, frame) in frames.iter().enumerate() {
-            self.record(number, frame, &mut receipt)?;
+            self.record(number, frame, frames.len() > 1, &mut receipt)?;
         }
         Ok(receipt)
     }
 
     /// Adds what is to be said of one frame.
-    fn record(&self, number: usize, frame: &Frame, receipt: &mut Receipt) -> Result<(), PipelineError> {
+    fn record(&self, number: usize, frame: &Frame, several: bool, receipt: &mut Receipt) -> Result<(), PipelineError> {
         let layout = self.slots.get(frame.lease)?.layout()?;
         let count = |len: usize| Tokens::of(len).0;
         let views = layout.views();
+        // The best of all views together may all lie in one.
+        let share = |view: &ViewLayout| match (frame.selector, frame.budget.per_view()[view.id.index()]) {
+            (Selector::Topk, Tokens(1..)) => frame.budget.total().min(view.unmasked_tokens()),
+            (_, tokens) => tokens,
+        };
         receipt.budget.total += frame.budget.total().0;
         receipt.budget.per_view.extend(views.iter().map(|view: &ViewLayout| {
             let at = view.id.index();
@@ -204,7 +209,7 @@ impl Pipeline {
             ViewUse {
                 frame: count(number),
                 view_px: view.side.0,
-                budget: frame.budget.per_view()[at].0,
+                budget: share(view).0,
                 tokens: count(chosen.len),
                 regions: count(chosen.regions),
                 regions_starved: count(chosen.starved),
@@ -224,7 +229,8 @@ impl Pipeline {
         let upscaled = layout.present().filter(|view| layout.upscaled(view));
         let upscaled = upscaled.map(|view| format!("view {} upscaled from {longer}", view.side));
         let source = frame.source.dropped.iter().map(|&what| what.to_owned());
-        receipt.degraded.extend(source.chain(dropped).chain(upscaled));
+        let of = if several { format!("frame {}: ", number + 1) } else { String::new() };
+        receipt.degraded.extend(source.chain(dropped).chain(upscaled).map(|what| format!("{of}{what}")));
         receipt.evidence.extend(self.evidence(number, layout));
         receipt.frames.push(FrameRecord {
             id: frame.source.id().to_string(),

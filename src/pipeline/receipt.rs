@@ -77,7 +77,7 @@ pub struct ViewUse {
     /// Of the question's frames, from 0.
     pub frame: u32,
     pub view_px: u32,
-    /// `topk` goes by the sum of all views'.
+    /// Under `topk`, which goes by the sum of all views', the most that could come of this one.
     pub budget: u32,
     /// `kept + merged`; never above `budget`.
     pub tokens: u32,

@@ -8,8 +8,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::work::{BLOCK, SHARDS};
-use crate::compress::{CompressError, MASKED};
 use crate::compress::regions::ViewFeatures;
+use crate::compress::{CompressError, MASKED};
 use crate::kernels::{Isa, LANES, Pool, float_products};
 use crate::units::Bytes;
 

@@ -64,23 +64,3 @@ fn a_part_of_a_larger_picture_is_the_part_alone() {
     assert_eq!(slic.segment(0, &pool), Err(CompressError::NoClusters));
     assert_eq!(slic.segment(13, &pool), Err(CompressError::Room { what: "clusters", found: 13, room: 12 }));
 }
-
-#[test]
-#[ignore = "prints how long it takes"]
-fn timing() {
-    let side = 1_344;
-    let rgb = picture(side, side, 4);
-    let pool = Pool::new(1);
-    let mut slic = Slic::new(Isa::detect(), side, 600);
-    let begun = std::time::Instant::now();
-    slic.look(&Patch { rgb: &rgb, stride: side, left: 0, top: 0, width: side, height: side }, &pool).unwrap();
-    eprintln!("look {:?}", begun.elapsed());
-    for k in [80, 320, 600] {
-        let begun = std::time::Instant::now();
-        slic.segment(k, &pool).unwrap();
-        eprintln!("{k}: {:?}", begun.elapsed());
-        let begun = std::time::Instant::now();
-        slic.connect.run(&slic.labels, side, k);
-        eprintln!("  connect {:?}", begun.elapsed());
-    }
-}
