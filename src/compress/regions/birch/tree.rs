@@ -129,7 +129,7 @@ impl Tree {
 
     /// Takes in one token.
     pub fn insert(&mut self, row: &[f32]) {
-        let slot = self.free.pop().map_or(0, |slot| slot as usize);
+        let slot = self.slot();
         self.means[slot * self.dim..(slot + 1) * self.dim].copy_from_slice(row);
         (self.counts[slot], self.spreads[slot], self.below[slot]) = (1, 0.0, NONE);
         if !self.take(slot) {
@@ -154,6 +154,11 @@ impl Tree {
         self.nodes += 1;
         (self.lens[node], self.leaves[node]) = (0, leaf);
         node
+    }
+
+    fn slot(&mut self) -> usize {
+        // `Room` has one for each leaf entry, each node below another, those of a path being split, and the token at hand.
+        self.free.pop().expect("as many slots as Room counts") as usize
     }
 
     fn push(&mut self, node: usize, slot: usize) {
@@ -274,7 +279,7 @@ impl Tree {
     }
 
     fn inner_entry(&mut self, node: usize) -> usize {
-        let slot = self.free.pop().map_or(0, |slot| slot as usize);
+        let slot = self.slot();
         self.below[slot] = node as u32;
         slot
     }
