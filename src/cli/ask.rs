@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::board;
 use crate::cli::{Cli, CliError};
-use crate::imaging::{FrameSource, Limits};
+use crate::imaging::{FrameSource, Limits, Reading};
 use crate::pipeline::{Answer, Engines, Pipeline, Question};
 use crate::planner;
 use crate::report::Overlay;
@@ -32,6 +32,9 @@ pub struct AskArgs {
     /// Seed of the clustering [default: the profile's]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Takes a JPEG, or a TIFF in strips, that ends early: the rows it lacks are masked, and the receipt says how many
+    #[arg(long)]
+    allow_truncated: bool,
     /// Writes a picture of what was kept, merged and decisive for the last question
     #[arg(long, value_name = "OUT.png")]
     overlay: Option<PathBuf>,
@@ -58,11 +61,12 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
     let budget = planner::budget(args.budget.as_deref(), &profile, &manifest).map_err(crate::pipeline::PipelineError::from)?;
     // What is plainly wrong is said before a model is loaded; room for pictures decoded whole is known only afterwards.
     let most = Limits { max_side: profile.frame.max_side, max_pixels: profile.frame.max_pixels, whole: profile.memory_limit };
-    FrameSource::open(frame.as_ref(), &most)?;
+    let reading = Reading { bands: profile.frame.bands, allow_truncated: args.allow_truncated };
+    FrameSource::open_as(frame.as_ref(), &most, &reading)?;
     let engines = Engines::load(&profile, &manifest)?;
     let mut pipeline = Pipeline::new(profile, manifest, engines, board::resident_memory().unwrap_or(Bytes(0)))?;
     let prompts = questions.iter().map(|question| pipeline.prompt(question, &budget, max_new)).collect::<Result<Vec<_>, _>>()?;
-    let source = FrameSource::open(frame.as_ref(), &pipeline.limits())?;
+    let source = FrameSource::open_as(frame.as_ref(), &pipeline.limits(), &reading)?;
     let bar = bar(cli.quiet);
     let (frame, times) = pipeline.ingest(source, &budget, &mut |stage, done| {
         bar.set_message(stage);

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 pub use budget::{Budget, PRESETS};
 pub use manifest::{Digest, Language, Manifest, Prompt, Vision};
-pub use profile::{Compression, EngineKind, Engines, FrameLimits, Profile, TokenLimits};
+pub use profile::{Bands, Compression, EngineKind, Engines, FrameLimits, Profile, TokenLimits};
 
 use crate::units::Tokens;
 

@@ -9,7 +9,7 @@
 mod layout;
 mod shape;
 
-pub use layout::{Content, Layout, Rect, ViewLayout};
+pub use layout::{Content, Layout, Rect, Side, ViewLayout};
 pub use shape::VisionShape;
 
 use crate::units::Px;

@@ -287,7 +287,7 @@ impl Pipeline {
             policy: POLICY,
             mode: MODE,
             budget: BudgetUse { total: frame.budget.total().0, per_view: per_view.collect() },
-            degraded: frame.source.dropped.iter().map(|&what| what.to_owned()).chain(dropped).chain(upscaled).collect(),
+            degraded: frame.source.dropped.iter().cloned().chain(dropped).chain(upscaled).collect(),
             stages_ms,
             predicted_ms: serde_json::Map::new(),
             memory: Memory { planned_bytes: self.map.total().0, peak_bytes: 0 },
