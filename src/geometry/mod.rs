@@ -8,9 +8,11 @@
 
 mod layout;
 mod shape;
+mod wgs84;
 
 pub use layout::{Content, Layout, Rect, Side, ViewLayout};
 pub use shape::VisionShape;
+pub use wgs84::{Camera, Crs, Ground, LatLon, Raster, stored};
 
 use crate::units::Px;
 

@@ -8,6 +8,7 @@
 //! view's filter spans. One thread decodes a batch while all others filter the one before. What can't be decoded by rows (progressive JPEG, interlaced PNG, WebP, large strips or tiles) is admitted against the memory left, or refused with the figure.
 
 mod decode;
+mod geotag;
 mod libjpeg;
 mod pass;
 mod pyramid;
@@ -17,6 +18,7 @@ mod source;
 use std::path::PathBuf;
 
 pub use decode::decoder_bytes;
+pub use geotag::Geotag;
 pub use pyramid::{Pyramid, Timing};
 pub use source::{Format, FrameSource, Limits, Reading};
 

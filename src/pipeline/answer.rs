@@ -9,9 +9,10 @@ use crate::compress::{MODE, POLICY, Source, align, merge, select};
 use crate::config::Budget;
 use crate::engine::decoder::argmax;
 use crate::engine::{DecoderError, Segment};
-use crate::geometry::ViewLayout;
+use crate::geometry::{Rect, ViewLayout};
+use crate::imaging::FrameSource;
 use crate::pipeline::ingest::ms;
-use crate::pipeline::receipt::{BudgetUse, EngineIds, FrameRecord, Memory, Stages, ViewUse};
+use crate::pipeline::receipt::{BudgetUse, EngineIds, Evidence, FrameRecord, Memory, Stages, ViewUse, Wgs84};
 use crate::pipeline::{Answer, Finish, Frame, IngestTimes, Pipeline, PipelineError, PromptIds, Receipt};
 use crate::units::Tokens;
 
@@ -291,13 +292,23 @@ impl Pipeline {
             stages_ms,
             predicted_ms: serde_json::Map::new(),
             memory: Memory { planned_bytes: self.map.total().0, peak_bytes: 0 },
-            evidence: self.evidence(layout),
+            evidence: located(self.evidence(layout), &frame.source),
             frames: vec![FrameRecord {
                 id: frame.source.id().to_string(),
                 w: layout.width.0,
                 h: layout.height.0,
                 sha256: frame.source.digest.to_string(),
+                geotag: frame.source.geotag.clone(),
             }],
         })
     }
+}
+
+/// Boxes with their places on the ground, where the frame's file tells.
+fn located(mut boxes: Vec<Evidence>, source: &FrameSource) -> Vec<Evidence> {
+    for place in &mut boxes {
+        let rect = Rect { x: place.x, y: place.y, w: place.w, h: place.h };
+        place.wgs84 = source.corners(rect).map(|(corners, error_m)| Wgs84 { corners, error_m });
+    }
+    boxes
 }

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::geometry::Rect;
+use crate::imaging::Geotag;
 
 /// An answer with its receipt: the document of `ask --json`.
 #[derive(Clone, Debug, Serialize)]
@@ -120,12 +121,23 @@ pub struct Evidence {
     pub h: f64,
     /// The best score in it.
     pub score: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wgs84: Option<Wgs84>,
+}
+
+/// Where a box lies on the ground.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Wgs84 {
+    /// Latitude and longitude in degrees, clockwise from the upper left corner.
+    pub corners: [[f64; 2]; 4],
+    /// Of the worst corner, metres.
+    pub error_m: f64,
 }
 
 impl Evidence {
     #[must_use]
     pub fn new(rect: Rect, score: f32) -> Self {
-        Self { x: rect.x, y: rect.y, w: rect.w, h: rect.h, score }
+        Self { x: rect.x, y: rect.y, w: rect.w, h: rect.h, score, wgs84: None }
     }
 }
 
@@ -135,4 +147,6 @@ pub struct FrameRecord {
     pub w: u32,
     pub h: u32,
     pub sha256: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub geotag: Option<Geotag>,
 }

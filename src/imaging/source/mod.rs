@@ -10,9 +10,10 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::config::{Bands, Digest};
-use crate::geometry::Side;
+use crate::geometry::{Rect, Side, stored};
 use crate::imaging::ImagingError;
 use crate::imaging::decode::Fault;
+use crate::imaging::geotag::{Geotag, exif as exif_tags, xmp};
 use crate::imaging::source::tiff::TiffPlan;
 use crate::units::{Bytes, FrameId, Px};
 
@@ -65,6 +66,8 @@ pub struct FrameSource {
     pub orientation: u8,
     /// What of the file doesn't reach the views, for the receipt.
     pub dropped: Vec<String>,
+    /// Where it was taken, where the file says so.
+    pub geotag: Option<Geotag>,
     pub allow_truncated: bool,
     pub digest: Digest,
 }
@@ -94,13 +97,13 @@ impl FrameSource {
         let mut magic = Vec::new();
         (&mut file).take(12).read_to_end(&mut magic).map_err(read)?;
         file.seek(SeekFrom::Start(0)).map_err(read)?;
-        let mut turned = None;
+        let (mut turned, mut geotag) = (None, None);
         let (format, header) = match magic[..] {
             [0xff, 0xd8, 0xff, ..] => (Format::Jpeg, jpeg::header(path, &mut file)?),
             [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => (Format::Png, png::header(path, &mut file)?),
             [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => {
-                let (header, plan, orientation) = tiff::header(path, start()?, limits, reading.bands)?;
-                turned = Some(orientation);
+                let (header, plan, orientation, place) = tiff::header(path, start()?, limits, reading.bands)?;
+                (turned, geotag) = (Some(orientation), place);
                 (Format::Tiff(Box::new(plan)), header)
             }
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P'] => (Format::WebP, webp::header(path, start()?)?),
@@ -133,6 +136,16 @@ impl FrameSource {
             Format::Tiff(_) => None,
             Format::WebP => webp::exif(start()?).and_then(|bytes| exif::Reader::new().read_raw(bytes).ok()),
         };
+        if let Some(exif) = &exif {
+            let mut place = Geotag::default();
+            exif_tags::read(exif, &mut place);
+            if matches!(format, Format::Jpeg) {
+                xmp::read(&mut start()?, &mut place);
+            }
+            if place != Geotag::default() {
+                geotag = Some(place.with_camera(width.into(), height.into()));
+            }
+        }
         file.seek(SeekFrom::Start(0)).map_err(read)?;
         let digest = Digest::of(&mut file).map_err(read)?;
         Ok(Self {
@@ -141,6 +154,7 @@ impl FrameSource {
             stored: (Px(width), Px(height)),
             orientation: turned.unwrap_or_else(|| orientation(exif.as_ref())),
             dropped,
+            geotag,
             allow_truncated: reading.allow_truncated,
             digest,
         })
@@ -150,6 +164,23 @@ impl FrameSource {
     #[must_use]
     pub fn size(&self) -> (Px, Px) {
         if self.orientation >= 5 { (self.stored.1, self.stored.0) } else { self.stored }
+    }
+
+    /// Latitude and longitude of the corners of a rectangle of the frame as seen, clockwise from the upper left, and the largest of their errors in
+    /// metres. `None` where the file doesn't tell, or a corner is not on the ground.
+    #[must_use]
+    pub fn corners(&self, rect: Rect) -> Option<([[f64; 2]; 4], f64)> {
+        let ground = self.geotag.as_ref()?.ground?;
+        let size = (f64::from(self.stored.0.0), f64::from(self.stored.1.0));
+        let (right, low) = (rect.x + rect.w, rect.y + rect.h);
+        let (mut corners, mut worst) = ([[0.0; 2]; 4], 0.0_f64);
+        for (corner, seen) in corners.iter_mut().zip([(rect.x, rect.y), (right, rect.y), (right, low), (rect.x, low)]) {
+            let (x, y) = stored(self.orientation, size, seen);
+            let (place, error) = ground.locate(x, y)?;
+            *corner = [place.lat, place.lon];
+            worst = worst.max(error);
+        }
+        Some((corners, worst))
     }
 
     /// Where the end of the stored rows is seen.

@@ -9,6 +9,7 @@ use tiff::decoder::{ChunkType, Decoder, Limits as TiffLimits};
 use tiff::tags::{CompressionMethod, PhotometricInterpretation, PlanarConfiguration, SampleFormat, Tag};
 
 use crate::imaging::ImagingError;
+use crate::imaging::geotag::{Geotag, geotiff};
 use crate::imaging::source::{ALPHA, Bands, DEPTH, Header, Limits};
 
 /// Most that an entry of a directory may hold: offsets of half a million strips.
@@ -58,8 +59,13 @@ pub fn open(file: BufReader<File>, most: u64) -> Result<Reader, tiff::TiffError>
     Ok(Decoder::new(file)?.with_limits(limits))
 }
 
-/// Header, plan and orientation.
-pub fn header(path: &Path, file: BufReader<File>, limits: &Limits, wanted: Option<Bands>) -> Result<(Header, TiffPlan, u8), ImagingError> {
+/// Header, plan, orientation and coordinates.
+pub fn header(
+    path: &Path,
+    file: BufReader<File>,
+    limits: &Limits,
+    wanted: Option<Bands>,
+) -> Result<(Header, TiffPlan, u8, Option<Geotag>), ImagingError> {
     let broken = |error: tiff::TiffError| match error {
         tiff::TiffError::UnsupportedError(error) => ImagingError::Unsupported {
             path: path.to_owned(),
@@ -146,5 +152,6 @@ pub fn header(path: &Path, file: BufReader<File>, limits: &Limits, wanted: Optio
     let held = plan.held();
     let whole = (plan.plain.is_none() && held > SMALL).then_some((if strips { "a TIFF strip" } else { "a row of TIFF tiles" }, held));
     let orientation = number(&mut decoder, Tag::Orientation).unwrap_or(None).and_then(|value| u8::try_from(value).ok());
-    Ok((Header { width, height, whole, dropped }, plan, orientation.filter(|value| (1..=8).contains(value)).unwrap_or(1)))
+    let geotag = geotiff::read(&mut decoder);
+    Ok((Header { width, height, whole, dropped }, plan, orientation.filter(|value| (1..=8).contains(value)).unwrap_or(1), geotag))
 }
