@@ -1,4 +1,4 @@
-"""A JPEG, PNGs, a TIFF and an npy of a few pixels, from nothing but the standard library: seeds for the targets that read pictures and label maps."""
+"""A JPEG, PNGs, TIFFs, a WebP and an npy of a few pixels, from nothing but the standard library: seeds for the targets that read pictures and label maps."""
 
 import base64
 import struct
@@ -43,9 +43,27 @@ def npy(width, height):
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + struct.pack(f"<{width * height}i", *range(width * height))
 
 
+# 20 x 12, lossless.
+WEBP = "UklGRh4AAABXRUJQVlA4TBEAAAAvE8ACAAdQj2oVuf+BiOh/AAA="
+
+
+def frame_tiff(width, height, tiled, packed):
+    data = zlib.compress(bytes(width * height)) if packed else bytes(width * height)
+    place = (322, 323, 324, 325) if tiled else (None, 278, 273, 279)
+    entries = {256: width, 257: height, 258: 8, 259: 8 if packed else 1, 262: 1, 277: 1, place[1]: height, place[2]: 0, place[3]: len(data)}
+    if tiled:
+        entries[place[0]] = width
+    entries[place[2]] = 8 + 2 + 12 * len(entries) + 4
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + bytes(4) + data
+
+
 folder = Path(sys.argv[1])
 (folder / "grey.tif").write_bytes(tiff(6, 4))
 (folder / "whole.npy").write_bytes(npy(5, 4))
+(folder / "picture.webp").write_bytes(base64.b64decode(WEBP))
+for name, tiled, packed in [("strips", False, False), ("deflate", False, True), ("tiles", True, True)]:
+    (folder / f"{name}.tif").write_bytes(frame_tiff(32, 16, tiled, packed))
 (folder / "grey.jpg").write_bytes(base64.b64decode(JPEG))
 for colour in (0, 2, 6):
     (folder / f"{colour}.png").write_bytes(png(20, 12, colour))

@@ -80,7 +80,10 @@ fn coverage_leaves_no_region_without_a_token_and_clusters_anew_where_it_must() {
     let labels = format!("labels={}", path(&map));
     let args = ["--profile", "sim", "ask", path(&frame), QUESTION, "--mode", "coverage", "--partition", &labels, "--budget", "50,60,0,0"];
     let (code, said) = common::refusal(&args);
-    assert!(code != 0 && said.contains("coverage: wanted a budget of at least one token for each of 768 regions, found 50"), "{code} {said}");
+    assert!(
+        code != 0 && said.contains("coverage: wanted a budget of at least one token for each of 768 regions, found 50"),
+        "{code} {said}"
+    );
 }
 
 #[test]
@@ -149,7 +152,8 @@ fn package(mlp: &str) -> tempfile::TempDir {
 
 #[test]
 fn the_selected_tokens_mlp_is_run_and_checked() {
-    let questions = ["is there a yellow house?", "how many yellow planes are there?", "what colour is the truck?", "where is the red plane?"];
+    let questions =
+        ["is there a yellow house?", "how many yellow planes are there?", "what colour is the truck?", "where is the red plane?"];
     let answers = |model: &Path| {
         let mut args = vec!["--model", path(model), "--json", "ask", DRAWN, "--budget", "300"];
         questions.iter().for_each(|question| args.extend(["-q", question]));

@@ -13,7 +13,7 @@ use crate::cli::{Cli, CliError};
 use crate::compress::regions::Method;
 use crate::compress::{Mode, Selector};
 use crate::config::{Manifest, Policy, Profile};
-use crate::imaging::{FrameSource, LabelMap, Limits};
+use crate::imaging::{FrameSource, LabelMap, Limits, Reading};
 use crate::pipeline::{Answer, Engines, Frame, IngestTimes, Pipeline, PipelineError, Question, Wanted};
 use crate::planner::{self, PlannerError};
 use crate::report::Overlay;
@@ -54,6 +54,9 @@ pub struct AskArgs {
     /// Seed of the clustering [default: the profile's]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Takes a JPEG, or a TIFF in strips, that ends early: the rows it lacks are masked, and the receipt says how many
+    #[arg(long)]
+    allow_truncated: bool,
     /// Writes a picture of what was kept, merged and decisive for the last question
     #[arg(long, value_name = "OUT.png")]
     overlay: Option<PathBuf>,
@@ -89,14 +92,18 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
     let budget = planner::budget(args.budget.as_deref(), &profile, &manifest).map_err(PipelineError::from)?;
     // What is plainly wrong is said before a model is loaded; room for pictures decoded whole is known only afterwards.
     let most = Limits { max_side: profile.frame.max_side, max_pixels: profile.frame.max_pixels, whole: profile.memory_limit };
-    let sizes = inputs.iter().map(|frame| Ok(FrameSource::open(frame.as_ref(), &most)?.size())).collect::<Result<Vec<_>, CliError>>()?;
+    let reading = Reading { bands: profile.frame.bands, allow_truncated: args.allow_truncated };
+    let sizes = inputs
+        .iter()
+        .map(|frame| Ok(FrameSource::open_as(frame.as_ref(), &most, &reading)?.size()))
+        .collect::<Result<Vec<_>, CliError>>()?;
     if let Method::Labels(path) = &args.partition {
         let map = LabelMap::open(path, &most)?;
         sizes.iter().try_for_each(|&(width, height)| map.fits(width, height))?;
     }
     let engines = Engines::load(&profile, &manifest, &args.partition)?;
     let mut pipeline = Pipeline::new(profile, manifest, engines, &args.partition, board::resident_memory().unwrap_or(Bytes(0)))?;
-    let sources = inputs.iter().map(|frame| FrameSource::open(frame.as_ref(), &pipeline.limits()));
+    let sources = inputs.iter().map(|frame| FrameSource::open_as(frame.as_ref(), &pipeline.limits(), &reading));
     let sources = sources.collect::<Result<Vec<_>, _>>()?;
     let wanted =
         (0..sources.len()).map(|number| Ok(Wanted { budget: planner::share(&budget, number, sources.len())?, selector: args.select }));

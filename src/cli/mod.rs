@@ -164,7 +164,7 @@ impl Cli {
             Command::Plan(args) => plan::run(args, &self),
             Command::Views(args) => {
                 let (profile, manifest) = self.load()?;
-                Ok(views::run(args, &manifest.vision.shape, &Limits::of(&profile), profile.engines.threads)?)
+                Ok(views::run(args, &manifest.vision.shape, &Limits::of(&profile), profile.frame.bands, profile.engines.threads)?)
             }
             Command::Compress(args) => Ok(compress::run(args, &Profile::load(&self.profile)?, self.json)?),
             Command::Model(ModelCommand::Logits(args)) => Ok(model_logits::run(args)?),

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use safetensors::{Dtype, tensor::TensorView};
 
+use crate::config::Bands;
 use crate::geometry::{GeometryError, Layout, VisionShape};
-use crate::imaging::{FrameSource, ImagingError, Limits, Pyramid};
+use crate::imaging::{FrameSource, ImagingError, Limits, Pyramid, Reading};
 use crate::kernels::{Isa, Pool};
 use crate::units::{Bytes, Px};
 
@@ -24,6 +25,9 @@ pub struct ViewsArgs {
     /// Makes all tiles as the encoder gets them, sums up their values and prints how many there were and the sum: to time the way from file to encoder
     #[arg(long, group = "output")]
     sum: bool,
+    /// Takes a JPEG, or a TIFF in strips, that ends early: the rows it lacks become padding
+    #[arg(long)]
+    allow_truncated: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -48,13 +52,18 @@ impl ViewsError {
     }
 }
 
-pub fn run(args: &ViewsArgs, shape: &VisionShape, limits: &Limits, threads: usize) -> Result<(), ViewsError> {
-    let source = FrameSource::open(&args.frame, limits)?;
+pub fn run(args: &ViewsArgs, shape: &VisionShape, limits: &Limits, bands: Option<Bands>, threads: usize) -> Result<(), ViewsError> {
+    let reading = Reading { bands, allow_truncated: args.allow_truncated };
+    let source = FrameSource::open_as(&args.frame, limits, &reading)?;
     let (width, height) = source.size();
     let layout = Layout::new(shape, width, height)?;
     let mut pyramid = Pyramid::new(shape, limits.max_side.min(Px(width.0.max(height.0))), Isa::detect());
     let pool = Pool::new(threads);
-    pyramid.fill(&source, &layout, limits, &pool, &mut |_| ())?;
+    let missing = pyramid.fill(&source, &layout, limits, &pool, &mut |_| ())?.missing;
+    let layout = layout.without(source.last_rows(), missing);
+    if missing.0 > 0 {
+        eprintln!("{}: {} of {} rows are missing", args.frame.display(), missing.0, source.stored.1.0);
+    }
     if args.sum {
         let (tiles, sum) = sum(&pyramid, &layout, shape, &pool);
         println!("{tiles} tiles, sum {sum:.3}");

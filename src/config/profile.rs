@@ -32,6 +32,35 @@ pub struct FrameLimits {
     pub max_pixels: u64,
     pub max_side: Px,
     pub slots: usize,
+    /// Of a frame with bands; by default the first three, or the first where there are fewer.
+    pub bands: Option<Bands>,
+}
+
+/// Which bands of a frame are seen, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bands {
+    Grey(u16),
+    Rgb([u16; 3]),
+}
+
+impl Bands {
+    /// For red, green and blue.
+    #[must_use]
+    pub fn rgb(self) -> [u16; 3] {
+        match self {
+            Self::Grey(band) => [band; 3],
+            Self::Rgb(bands) => bands,
+        }
+    }
+
+    /// One band or three, from 1.
+    fn new(bands: &[u16]) -> Option<Self> {
+        match *bands {
+            [band] if band > 0 => Some(Self::Grey(band)),
+            [r, g, b] if r.min(g).min(b) > 0 => Some(Self::Rgb([r, g, b])),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -117,6 +146,7 @@ struct FrameFile {
     max_megapixels: u64,
     max_side_px: u32,
     slots: usize,
+    bands: Option<Vec<u16>>,
 }
 
 #[derive(Deserialize)]
@@ -203,6 +233,14 @@ impl Profile {
         check("compression.birch-max-entries", birch.max_entries as u64, 1..=65_535)?;
         check("engines.threads", engines.threads as u64, 1..=256)?;
         check("engines.projection-chunk-tokens", engines.projection_chunk_tokens.into(), 1..=1 << 16)?;
+        let bands = match frame.bands.as_deref().map(|bands| (bands, Bands::new(bands))) {
+            None => None,
+            Some((_, Some(bands))) => Some(bands),
+            Some((found, None)) => {
+                let wanted = "one band or three, numbered from 1".into();
+                return Err(ConfigError::Value { path: path.to_owned(), key: "frame.bands", found: format!("{found:?}"), wanted });
+            }
+        };
         for (key, value) in [
             ("compression.lambda-feature", compression.lambda_feature),
             ("compression.lambda-position", compression.lambda_position),
@@ -236,7 +274,7 @@ impl Profile {
         }
         Ok(Self {
             memory_limit: Bytes(file.memory.limit_mib << 20),
-            frame: FrameLimits { max_pixels: frame.max_megapixels * 1_000_000, max_side: Px(frame.max_side_px), slots: frame.slots },
+            frame: FrameLimits { max_pixels: frame.max_megapixels * 1_000_000, max_side: Px(frame.max_side_px), slots: frame.slots, bands },
             tokens: TokenLimits {
                 default_budget: tokens.budget.clone(),
                 max_visual: Tokens(tokens.max_visual_tokens),
@@ -287,6 +325,8 @@ mod tests {
             ("seed = 0", "seed = 0\nbirch-branching = 3", "compression.birch-branching = 3: wanted 4 to 1024"),
             ("vision = \"onnx\"", "vision = \"gguf\"", "engines.vision = Gguf: wanted one of [Onnx, Scripted]"),
             ("budget = \"onboard\"", "budget = \"huge\"", "budget \"huge\": wanted onboard"),
+            ("slots = 1", "slots = 1\nbands = [1, 2]", "frame.bands = [1, 2]: wanted one band or three"),
+            ("slots = 1", "slots = 1\nbands = [0]", "frame.bands = [0]: wanted one band or three, numbered from 1"),
             ("name = \"host\"", "", "missing field `name`"),
         ];
         for (there, instead, message) in cases {

@@ -32,6 +32,15 @@ pub struct Content {
     pub height: usize,
 }
 
+/// Where a frame lacks pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Left,
+    Top,
+    Right,
+    Bottom,
+}
+
 /// The views of one frame, anchor first, the dropped ones included.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layout {
@@ -53,6 +62,8 @@ pub struct ViewLayout {
     pub id: ViewId,
     pub side: Px,
     pub content: Content,
+    /// Of the content, what the file has: all, but for a picture that ends early.
+    there: Content,
     /// The next smaller view already reaches the frame's longer side.
     pub dropped: bool,
     frame: (f64, f64),
@@ -77,10 +88,12 @@ impl Layout {
                 (((2 * side * length + longer) / (2 * longer)).max(1)) as usize
             };
             let (w, h) = (scaled(width), scaled(height));
+            let content = Content { left: (side.get() - w) / 2, top: (side.get() - h) / 2, width: w, height: h };
             ViewLayout {
                 id: ViewId(index as u8),
                 side,
-                content: Content { left: (side.get() - w) / 2, top: (side.get() - h) / 2, width: w, height: h },
+                content,
+                there: content,
                 dropped: index > 0 && shape.views()[index - 1] >= longer,
                 frame: (f64::from(width.0), f64::from(height.0)),
                 patch: shape.patch().get(),
@@ -96,6 +109,25 @@ impl Layout {
     #[must_use]
     pub fn numbered(mut self, order: TokenOrder, padding_kept: bool) -> Self {
         self.views.iter_mut().for_each(|view| (view.order, view.padding_kept) = (order, padding_kept));
+        self
+    }
+
+    /// Without the frame's last `missing` pixels towards `side`: patches that show nothing else are masked like padding.
+    #[must_use]
+    pub fn without(mut self, side: Side, missing: Px) -> Self {
+        let frame = if matches!(side, Side::Left | Side::Right) { self.width } else { self.height };
+        let left = u64::from((frame - missing).0);
+        for view in &mut self.views {
+            let Content { width, height, .. } = view.content;
+            let kept = |length: usize| usize::try_from((length as u64 * left).div_ceil(u64::from(frame.0)).max(1)).unwrap_or(length);
+            let there = &mut view.there;
+            match side {
+                Side::Bottom => there.height = kept(height),
+                Side::Right => there.width = kept(width),
+                Side::Top => (there.top, there.height) = (there.top + height - kept(height), kept(height)),
+                Side::Left => (there.left, there.width) = (there.left + width - kept(width), kept(width)),
+            }
+        }
         self
     }
 
@@ -147,9 +179,9 @@ impl ViewLayout {
         self.side.get() / self.tile
     }
 
-    /// Columns and rows of squares of `square` view pixels that hold any frame, as x0..x1, y0..y1.
+    /// Columns and rows of squares of `square` view pixels that hold any frame that is there, as x0..x1, y0..y1.
     fn covered(&self, square: usize) -> [std::ops::Range<usize>; 2] {
-        let Content { left, top, width, height } = self.content;
+        let Content { left, top, width, height } = self.there;
         [left / square..(left + width).div_ceil(square), top / square..(top + height).div_ceil(square)]
     }
 
@@ -303,6 +335,27 @@ mod tests {
             assert_eq!(layout.views().iter().filter(|view| view.dropped).count(), dropped, "{w} x {h}");
         }
         assert!(Layout::new(&paper(), Px(0), Px(5)).is_err());
+    }
+
+    #[test]
+    fn patches_of_missing_rows_are_masked() {
+        let whole = Layout::new(&paper(), Px(4_000), Px(2_000)).unwrap();
+        for side in [Side::Left, Side::Top, Side::Right, Side::Bottom] {
+            let across = matches!(side, Side::Left | Side::Right);
+            let cut = whole.clone().without(side, Px(if across { 1_000 } else { 500 }));
+            for (view, all) in cut.present().zip(whole.present()) {
+                let [columns, rows] = view.unmasked();
+                let [all_columns, all_rows] = all.unmasked();
+                let (found, wanted) = if across { (columns.len(), all_columns.len()) } else { (rows.len(), all_rows.len()) };
+                assert!((found * 4).abs_diff(wanted * 3) <= 4, "{side:?}: {found} of {wanted}");
+                assert_eq!(columns.start > all_columns.start, side == Side::Left);
+                assert_eq!(rows.start > all_rows.start, side == Side::Top);
+                // A token that is left shows the same pixels as before.
+                let token = (rows.start * view.grid_side() as usize + columns.start) as u32;
+                assert!(!view.is_masked(token) && view.footprint(token) == all.footprint(token));
+            }
+        }
+        assert_eq!(whole.clone().without(Side::Bottom, Px(0)), whole);
     }
 
     proptest! {

@@ -9,10 +9,12 @@
 mod grid;
 mod layout;
 mod shape;
+mod wgs84;
 
 pub use grid::{Coordinates, Grid, TokenOrder};
-pub use layout::{Axis, Content, Layout, Rect, ViewLayout};
+pub use layout::{Axis, Content, Layout, Rect, Side, ViewLayout};
 pub use shape::VisionShape;
+pub use wgs84::{Camera, Crs, Ground, LatLon, Raster, stored};
 
 use crate::units::Px;
 

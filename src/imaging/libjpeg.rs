@@ -32,6 +32,8 @@ pub enum Output {
     Planes,
     /// RGB by [`Jpeg::read_row`], reduced to `eighths` of the size.
     Rgb { eighths: u8 },
+    /// CMYK as stored, by [`Jpeg::read_row`].
+    Cmyk,
 }
 
 /// How the frame header has its components.
@@ -138,6 +140,7 @@ impl Jpeg {
                 self.info.out_color_space = J_COLOR_SPACE::JCS_RGB;
                 (self.info.scale_num, self.info.scale_denom) = (eighths.into(), 8);
             }
+            Output::Cmyk => self.info.out_color_space = J_COLOR_SPACE::JCS_CMYK,
         }
         // SAFETY: the header was read. A source that never suspends: the result is true.
         self.call(|info| unsafe { jpeg_start_decompress(info) }).map(|_| ())

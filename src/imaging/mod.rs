@@ -5,10 +5,11 @@
 //!
 //! # Why
 //! A frame of 150 megapixels is 450 MB as pixels and its views are 77 MB; what is held while decoding is two batches of rows and the few rows a
-//! view's filter spans. One thread decodes a batch while all others filter the one before. What can't be decoded by rows (progressive JPEG, interlaced PNG) is admitted against the memory left, or refused with the figure.
+//! view's filter spans. One thread decodes a batch while all others filter the one before. What can't be decoded by rows (progressive JPEG, interlaced PNG, WebP, large strips or tiles) is admitted against the memory left, or refused with the figure.
 
 mod decode;
 mod fit;
+mod geotag;
 mod label_map;
 mod libjpeg;
 mod pass;
@@ -20,9 +21,10 @@ use std::path::PathBuf;
 
 pub use decode::decoder_bytes;
 pub use fit::fit;
+pub use geotag::Geotag;
 pub use label_map::{LabelMap, LabelMapError};
 pub use pyramid::{Pyramid, Timing};
-pub use source::{Format, FrameSource, Limits};
+pub use source::{Format, FrameSource, Limits, Reading};
 
 use crate::units::{Bytes, Px};
 
@@ -31,7 +33,7 @@ use crate::units::{Bytes, Px};
 pub enum ImagingError {
     #[error("{path}: cannot be read: {source}")]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("{path}: wanted a JPEG or PNG picture, found {found}")]
+    #[error("{path}: wanted a JPEG, PNG, TIFF or WebP picture, found {found}")]
     NotAnImage { path: PathBuf, found: String },
     #[error("{path}: {what}: wanted {wanted}, found {found}")]
     Unsupported { path: PathBuf, what: &'static str, wanted: &'static str, found: String },
@@ -39,6 +41,8 @@ pub enum ImagingError {
     TooLarge { path: PathBuf, max_side: Px, max_pixels: u64, width: u32, height: u32 },
     #[error("{path}: {what} is decoded whole: wanted {wanted}, the profile leaves {allowed}")]
     Memory { path: PathBuf, what: &'static str, wanted: Bytes, allowed: Bytes },
+    #[error("{path}: bands: wanted band {wanted}, found {found}")]
+    Bands { path: PathBuf, wanted: u16, found: String },
     #[error("{path}: broken after {rows} of {wanted} rows: {reason}")]
     Broken { path: PathBuf, rows: usize, wanted: usize, reason: String },
 }
@@ -49,7 +53,7 @@ impl ImagingError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Read { .. } | Self::Memory { .. } => 1,
-            Self::NotAnImage { .. } | Self::Unsupported { .. } | Self::TooLarge { .. } | Self::Broken { .. } => 5,
+            Self::NotAnImage { .. } | Self::Unsupported { .. } | Self::TooLarge { .. } | Self::Bands { .. } | Self::Broken { .. } => 5,
         }
     }
 }

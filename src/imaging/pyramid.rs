@@ -25,6 +25,8 @@ pub struct Pyramid {
 pub struct Timing {
     pub decode: Duration,
     pub views: Duration,
+    /// Rows at the end of the stored picture that the file lacks; they are padding.
+    pub missing: Px,
 }
 
 impl Pyramid {
@@ -58,8 +60,8 @@ impl Pyramid {
     ) -> Result<Timing, ImagingError> {
         let begun = Instant::now();
         let finest = layout.finest().content;
-        let mut rows = decode::open(source, limits, finest.width.max(finest.height))?;
         let pad = self.shape.pad();
+        let mut rows = decode::open(source, limits, finest.width.max(finest.height), pad)?;
         for view in layout.present() {
             self.views[view.id.index()].as_chunks_mut::<3>().0.fill(pad);
         }
@@ -82,7 +84,13 @@ impl Pyramid {
         let ended = Instant::now();
         rows.finish().map_err(|fault| source.broken(seen, fault))?;
         decode += ended.elapsed();
-        Ok(Timing { decode, views: begun.elapsed().saturating_sub(decode) })
+        // In rows of the picture, of a reduced one as well.
+        let missing = (rows.missing() * source.stored.1.get()).div_ceil(height);
+        Ok(Timing {
+            decode,
+            views: begun.elapsed().saturating_sub(decode),
+            missing: Px(u32::try_from(missing).unwrap_or(source.stored.1.0)),
+        })
     }
 
     /// A view's samples, `[R, R, 3]`.

@@ -6,9 +6,10 @@ use crate::arena::{FrameLease, TokenSpan};
 use crate::compress::{Mode, Selector};
 use crate::engine::decoder::argmax;
 use crate::engine::{DecoderError, Segment};
-use crate::geometry::ViewLayout;
+use crate::geometry::{Rect, ViewLayout};
+use crate::imaging::FrameSource;
 use crate::pipeline::ingest::ms;
-use crate::pipeline::receipt::{BudgetUse, EngineIds, FrameRecord, Memory, Stages, ViewUse};
+use crate::pipeline::receipt::{BudgetUse, EngineIds, Evidence, FrameRecord, Memory, Stages, ViewUse, Wgs84};
 use crate::pipeline::{Answer, Finish, Frame, IngestTimes, Pipeline, PipelineError, PromptIds, Receipt};
 use crate::planner::{MAX_FRAMES, PlannerError};
 use crate::units::Tokens;
@@ -228,16 +229,26 @@ impl Pipeline {
         });
         let upscaled = layout.present().filter(|view| layout.upscaled(view));
         let upscaled = upscaled.map(|view| format!("view {} upscaled from {longer}", view.side));
-        let source = frame.source.dropped.iter().map(|&what| what.to_owned());
+        let source = frame.source.dropped.iter().cloned();
         let of = if several { format!("frame {}: ", number + 1) } else { String::new() };
         receipt.degraded.extend(source.chain(dropped).chain(upscaled).map(|what| format!("{of}{what}")));
-        receipt.evidence.extend(self.evidence(number, layout));
+        receipt.evidence.extend(located(self.evidence(number, layout), &frame.source));
         receipt.frames.push(FrameRecord {
             id: frame.source.id().to_string(),
             w: layout.width.0,
             h: layout.height.0,
             sha256: frame.source.digest.to_string(),
+            geotag: frame.source.geotag.clone(),
         });
         Ok(())
     }
+}
+
+/// Boxes with their places on the ground, where the frame's file tells.
+fn located(mut boxes: Vec<Evidence>, source: &FrameSource) -> Vec<Evidence> {
+    for place in &mut boxes {
+        let rect = Rect { x: place.x, y: place.y, w: place.w, h: place.h };
+        place.wgs84 = source.corners(rect).map(|(corners, error_m)| Wgs84 { corners, error_m });
+    }
+    boxes
 }

@@ -64,7 +64,7 @@ impl Pipeline {
     /// Takes a frame into a slot. `progress`: the stage and its share done.
     pub fn ingest(
         &mut self,
-        source: FrameSource,
+        mut source: FrameSource,
         wanted: &Wanted,
         progress: &mut dyn FnMut(&'static str, f64),
     ) -> Result<(Frame, IngestTimes), PipelineError> {
@@ -72,6 +72,12 @@ impl Pipeline {
         let selector = wanted.selector;
         let limits = self.limits();
         let timing = self.pyramid.fill(&source, &layout, &limits, &self.engines.pool, &mut |done| progress("views", done))?;
+        let layout = layout.without(source.last_rows(), timing.missing);
+        if timing.missing.0 > 0 {
+            source
+                .dropped
+                .push(format!("the file ends early: {} of {} rows are missing and were masked", timing.missing.0, source.stored.1.0));
+        }
         let lease = self.slots.take();
         let wanted = |view: ViewId| view == ViewId::ANCHOR || placed.per_view()[view.index()].0 > 0;
         let begun = Instant::now();

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::compress::{Mode, Selector};
 use crate::geometry::Rect;
+use crate::imaging::Geotag;
 
 /// An answer with its receipt: the document of `ask --json`.
 #[derive(Clone, Debug, Serialize)]
@@ -132,12 +133,23 @@ pub struct Evidence {
     pub h: f64,
     /// The best score in it.
     pub score: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wgs84: Option<Wgs84>,
+}
+
+/// Where a box lies on the ground.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Wgs84 {
+    /// Latitude and longitude in degrees, clockwise from the upper left corner.
+    pub corners: [[f64; 2]; 4],
+    /// Of the worst corner, metres.
+    pub error_m: f64,
 }
 
 impl Evidence {
     #[must_use]
     pub fn new(frame: u32, rect: Rect, score: f32) -> Self {
-        Self { frame, x: rect.x, y: rect.y, w: rect.w, h: rect.h, score }
+        Self { frame, x: rect.x, y: rect.y, w: rect.w, h: rect.h, score, wgs84: None }
     }
 }
 
@@ -147,4 +159,6 @@ pub struct FrameRecord {
     pub w: u32,
     pub h: u32,
     pub sha256: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub geotag: Option<Geotag>,
 }

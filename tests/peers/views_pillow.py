@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import tifffile
+from PIL import Image, ImageOps
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -34,14 +35,39 @@ DRAWN = [
     ("large.jpg", (24199, 1203), "RGB", {"subsampling": 2}),
     ("reduced-grey.jpg", (24199, 1203), "L", {}),
     ("reduced-444.jpg", (1501, 24192), "RGB", {"subsampling": 0}),
+    ("cmyk.jpg", (1201, 799), "CMYK", {}),
+    ("lossless.webp", (700, 1801), "RGB", {"lossless": True}),
+    ("alpha.webp", (701, 301), "RGBA", {"lossless": True}),
+    ("none.tif", (3001, 1999), "RGB", {}),
+    ("lzw.tif", (1501, 2999), "RGB", {"compression": "tiff_lzw"}),
+    ("deflate.tif", (2501, 999), "L", {"compression": "tiff_adobe_deflate"}),
+    ("packbits.tif", (801, 799), "RGB", {"compression": "packbits"}),
+    ("alpha.tif", (801, 799), "RGBA", {"compression": "tiff_lzw"}),
+    ("turned.tif", (801, 1799), "RGB", {"tiffinfo": {274: 6}}),
+]
+# By tifffile: name, size, samples, type, how it is written.
+TIFFS = [
+    ("single-strip.tif", (5001, 3001), 3, np.uint8, {"photometric": "rgb"}),
+    ("tiled.tif", (2001, 1301), 3, np.uint8, {"photometric": "rgb", "tile": (256, 256)}),
+    ("tiled-deflate.tif", (1301, 2001), 3, np.uint8, {"photometric": "rgb", "tile": (128, 272), "compression": "zlib", "predictor": True}),
+    ("big.tif", (1001, 901), 3, np.uint8, {"photometric": "rgb", "bigtiff": True, "rowsperstrip": 7}),
+    ("planar.tif", (1001, 901), 3, np.uint8, {"photometric": "rgb", "planarconfig": "separate"}),
+    ("planar-tiled.tif", (1001, 901), 3, np.uint16, {"photometric": "rgb", "planarconfig": "separate", "tile": (64, 64), "compression": "zlib"}),
+    ("16-bits.tif", (1001, 701), 3, np.uint16, {"photometric": "rgb"}),
+    ("16-bits-big-endian.tif", (701, 1001), 3, np.uint16, {"photometric": "rgb", "byteorder": ">"}),
+    ("16-bits-deflate.tif", (701, 1001), 1, np.uint16, {"photometric": "minisblack", "compression": "zlib", "byteorder": ">"}),
+    ("six-bands.tif", (801, 601), 6, np.uint8, {"photometric": "minisblack", "planarconfig": "contig"}),
+    ("six-bands-deflate.tif", (801, 601), 6, np.uint16, {"photometric": "minisblack", "planarconfig": "contig", "compression": "zlib", "tile": (96, 96)}),
+    ("jpeg.tif", (1600, 1200), 3, np.uint8, {"pillow": "jpeg"}),
 ]
 
 
 def frames(folder):
-    """The committed samples, and drawn pictures: coarse noise made smooth, with hard-edged boxes in it."""
+    """Path and RGB pixels: the committed samples, and drawn pictures: coarse noise made smooth, with hard-edged boxes in it."""
     rng = np.random.default_rng(5)
-    yield ROOT / "samples/drawn.jpg"
-    yield ROOT / "samples/real.jpg"
+    for name in ["drawn", "real"]:
+        path = ROOT / f"samples/{name}.jpg"
+        yield path, np.asarray(Image.open(path).convert("RGB"))
     for name, (w, h), mode, how in DRAWN:
         channels = len(Image.new(mode, (1, 1)).getbands())
         coarse = Image.fromarray(rng.integers(0, 256, (h // 9 + 2, w // 9 + 2, channels), dtype=np.uint8).squeeze(), mode)
@@ -51,7 +77,21 @@ def frames(folder):
             picture.paste(tuple(map(int, rng.integers(0, 256, channels))) if channels > 1 else int(rng.integers(0, 256)), (x, y, x + w // 20 + 1, y + h // 20 + 1))
         path = folder / name
         picture.save(path, **({"quality": 90} if name.endswith("jpg") else {}), **how)
-        yield path
+        yield path, np.asarray(Image.open(path).convert("RGB"))
+    for name, (w, h), samples, kind, how in TIFFS:
+        coarse = Image.fromarray(rng.integers(0, 256, (h // 9 + 2, w // 9 + 2, 3), dtype=np.uint8)).resize((w, h), Image.BILINEAR)
+        seen = np.asarray(coarse) if samples > 1 else np.asarray(coarse)[..., :1].repeat(3, -1)
+        path = folder / name
+        if "pillow" in how:
+            coarse.save(path, compression=how["pillow"], quality=90)
+            seen = np.asarray(Image.open(path).convert("RGB"))
+        else:
+            # Bands beyond the third are noise; so are the lower halves of 16 bits.
+            pixels = np.concatenate([seen, rng.integers(0, 256, (h, w, 3), dtype=np.uint8)], -1)[..., :samples].astype(kind)
+            pixels = pixels << 8 | rng.integers(0, 256, pixels.shape, dtype=kind) if kind == np.uint16 else pixels
+            pixels = pixels.transpose(2, 0, 1) if how.get("planarconfig") == "separate" else pixels.squeeze()
+            tifffile.imwrite(path, pixels, **how)
+        yield path, seen
 
 
 def pillow(picture, side):
@@ -64,12 +104,14 @@ def pillow(picture, side):
     return np.asarray(canvas, np.int16)
 
 
-def check(path, binary, folder):
+def check(path, pixels, binary, folder):
     out = folder / "views.safetensors"
     subprocess.run([binary, "views", str(path), "--raw", str(out)], check=True, cwd=ROOT)
     tensors = load_file(out)
-    Image.MAX_IMAGE_PIXELS = None
-    picture = Image.open(path).convert("RGB")
+    picture = Image.fromarray(pixels)
+    if path.name == "turned.tif":
+        # As Pillow's own `exif_transpose` reads tag 274; some of its versions apply it on opening.
+        picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     longer = max(picture.size)
     present = [side for at, side in enumerate(VIEWS) if at == 0 or VIEWS[at - 1] < longer]
     names = {name for name in tensors if name.startswith("view")}
@@ -87,8 +129,9 @@ def check(path, binary, folder):
         tiles = tensors[f"tiles{number}"]
         squares = normal.reshape(3, side // TILE, TILE, side // TILE, TILE).transpose(1, 3, 0, 2, 4).reshape(-1, 3, TILE, TILE)
         w, h = picture.size
-        first = lambda length: (side - max(1, round(side * length / longer))) // 2 // TILE
-        rows, columns = range(first(h), side // TILE - first(h)), range(first(w), side // TILE - first(w))
+        length = lambda own: max(1, (2 * side * own + longer) // (2 * longer))
+        covered = lambda own: range((side - length(own)) // 2 // TILE, -(-((side - length(own)) // 2 + length(own)) // TILE))
+        rows, columns = covered(h), covered(w)
         wanted = squares[[y * (side // TILE) + x for y in rows for x in columns]]
         assert tiles.shape == wanted.shape, f"{path.name}, {side} px: tiles {tiles.shape}, wanted {wanted.shape}"
         good &= bool(np.abs(tiles - wanted).max() < 1e-4)
@@ -100,8 +143,9 @@ def main():
     parser.add_argument("--binary", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True)
     args = parser.parse_args()
+    Image.MAX_IMAGE_PIXELS = None
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = [check(path, args.binary.resolve(), Path(folder)) for path in frames(Path(folder))]
+        outcomes = [check(path, pixels, args.binary.resolve(), Path(folder)) for path, pixels in frames(Path(folder))]
     sys.exit(0 if all(outcomes) else 1)
 
 

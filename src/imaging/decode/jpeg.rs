@@ -25,6 +25,8 @@ pub struct JpegRows {
 
 enum Form {
     Rows,
+    /// CMYK, a row of it.
+    Cmyk(Vec<u8>),
     Grey {
         stride: usize,
     },
@@ -46,8 +48,18 @@ impl JpegRows {
         let even = jpeg.sampling().all(|factors| factors == (1, 1));
         let enough = |eighths: &u8| even && width.max(height) * usize::from(*eighths) / 8 >= REDUCED * finest;
         let eighths = [1_u8, 2, 4].into_iter().find(enough);
-        let form = if eighths.is_some() { Form::Rows } else { form(&jpeg) };
-        jpeg.start(if matches!(form, Form::Rows) { Output::Rgb { eighths: eighths.unwrap_or(8) } } else { Output::Planes })?;
+        let form = if jpeg.colours() == Colours::Cmyk {
+            Form::Cmyk(vec![0; width * 4])
+        } else if eighths.is_some() {
+            Form::Rows
+        } else {
+            form(&jpeg)
+        };
+        jpeg.start(match form {
+            Form::Rows => Output::Rgb { eighths: eighths.unwrap_or(8) },
+            Form::Cmyk(_) => Output::Cmyk,
+            Form::Grey { .. } | Form::Ycc { .. } => Output::Planes,
+        })?;
         let (width, height) = if matches!(form, Form::Rows) { jpeg.output_size() } else { (width, height) };
         Ok(Self { jpeg, form, width, height, given: 0, decoded: 0, fault: None })
     }
@@ -59,6 +71,14 @@ impl JpegRows {
             Form::Rows => {
                 while *decoded < *height && *decoded - *given < BATCH {
                     jpeg.read_row(batch.rgb_row(*decoded - *given, *width))?;
+                    *decoded += 1;
+                }
+            }
+            Form::Cmyk(row) => {
+                while *decoded < *height && *decoded - *given < BATCH {
+                    jpeg.read_row(row)?;
+                    let out = batch.rgb_row(*decoded - *given, *width);
+                    row.as_chunks::<4>().0.iter().zip(out.as_chunks_mut::<3>().0).for_each(|(cmyk, rgb)| *rgb = rgb_of(*cmyk));
                     *decoded += 1;
                 }
             }
@@ -151,6 +171,14 @@ impl Rows for JpegRows {
             None => self.jpeg.finish(),
         }
     }
+}
+
+/// As Pillow converts: the file has the inks inverted, as Adobe's programs write them; a colour is what its own ink and black leave.
+fn rgb_of([c, m, y, k]: [u8; 4]) -> [u8; 3] {
+    [c, m, y].map(|ink| {
+        let product = u32::from(255 - ink) * u32::from(k) + 128;
+        k.saturating_sub(u8::try_from((product + (product >> 8)) >> 8).unwrap_or(u8::MAX))
+    })
 }
 
 /// The planes that the crate's own colour kernels understand; otherwise libjpeg makes RGB.

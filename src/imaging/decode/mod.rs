@@ -6,7 +6,10 @@
 
 mod batch;
 mod jpeg;
+mod lenient;
 mod png;
+mod tiff;
+mod whole;
 
 use std::fs::File;
 
@@ -43,6 +46,11 @@ pub trait Rows: Send {
 
     /// Reads on to the end of the picture, after its last row.
     fn finish(&mut self) -> Result<(), Fault>;
+
+    /// Rows at the end that the file didn't have, once all have come.
+    fn missing(&self) -> usize {
+        0
+    }
 }
 
 /// Upper bound of what a decoder holds for rows of `side` pixels: libjpeg's context of up to 3 × 16 rows in up to 3 components, or
@@ -52,12 +60,21 @@ pub fn decoder_bytes(side: Px) -> Bytes {
     Bytes(u64::from(side.0) * 3 * 64 + (1 << 20))
 }
 
-/// Opens the picture for views of at most `finest` pixels a side.
-pub fn open(source: &FrameSource, limits: &Limits, finest: usize) -> Result<Box<dyn Rows>, ImagingError> {
+/// Opens the picture for views of at most `finest` pixels a side. `pad`: the colour of rows that a file lacks, where its reader allows that.
+pub fn open(source: &FrameSource, limits: &Limits, finest: usize, pad: [u8; 3]) -> Result<Box<dyn Rows>, ImagingError> {
     let file = File::open(&source.path).map_err(|error| ImagingError::Read { path: source.path.clone(), source: error })?;
-    let rows: Result<Box<dyn Rows>, Fault> = match source.format {
+    let most = usize::try_from(limits.whole.0).unwrap_or(usize::MAX);
+    let rows: Result<Box<dyn Rows>, Fault> = match &source.format {
         Format::Jpeg => jpeg::JpegRows::open(file, source, finest).map(|rows| Box::new(rows) as _),
         Format::Png => png::PngRows::open(file, source, limits).map(|rows| Box::new(rows) as _),
+        Format::Tiff(plan) => tiff::TiffRows::open(file, plan, limits.whole.0).map(|rows| Box::new(rows) as _),
+        Format::WebP => whole::WholeRows::webp(file, source, most).map(|rows| Box::new(rows) as _),
     };
-    rows.map_err(|fault| source.broken(0, fault))
+    let rows = rows.map_err(|fault| source.broken(0, fault))?;
+    let by_rows = match &source.format {
+        Format::Jpeg => true,
+        Format::Tiff(plan) => plan.strips,
+        Format::Png | Format::WebP => false,
+    };
+    Ok(if source.allow_truncated && by_rows { Box::new(lenient::Lenient::new(rows, pad)) } else { rows })
 }

@@ -73,7 +73,7 @@ impl Rows for PngRows {
 }
 
 /// One, two (grey and alpha), three or four channels a pixel → RGB.
-fn spread(pixels: &[u8], channels: usize, out: &mut [u8]) {
+pub fn spread(pixels: &[u8], channels: usize, out: &mut [u8]) {
     if channels == 3 {
         return out.copy_from_slice(&pixels[..out.len()]);
     }

@@ -1,12 +1,20 @@
 //! What a file's header says, before any pixel is decoded.
 
+mod jpeg;
+mod png;
+pub mod tiff;
+mod webp;
+
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::config::Digest;
+use crate::config::{Bands, Digest};
+use crate::geometry::{Rect, Side, stored};
 use crate::imaging::ImagingError;
 use crate::imaging::decode::Fault;
+use crate::imaging::geotag::{Geotag, exif as exif_tags, xmp};
+use crate::imaging::source::tiff::TiffPlan;
 use crate::units::{Bytes, FrameId, Px};
 
 /// The largest frame that is admitted.
@@ -29,10 +37,22 @@ impl Limits {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Format {
     Jpeg,
     Png,
+    /// And BigTIFF.
+    Tiff(Box<TiffPlan>),
+    WebP,
+}
+
+/// How a frame is to be read, beside the limits it must keep to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reading {
+    /// Of a TIFF with bands; by default the first three, or the first where there are fewer.
+    pub bands: Option<Bands>,
+    /// A picture by rows that ends early gives the rows it has.
+    pub allow_truncated: bool,
 }
 
 /// A picture file whose header was read and admitted.
@@ -45,16 +65,19 @@ pub struct FrameSource {
     /// EXIF orientation, 1 to 8.
     pub orientation: u8,
     /// What of the file doesn't reach the views, for the receipt.
-    pub dropped: Vec<&'static str>,
+    pub dropped: Vec<String>,
+    /// Where it was taken, where the file says so.
+    pub geotag: Option<Geotag>,
+    pub allow_truncated: bool,
     pub digest: Digest,
 }
 
-struct Header {
+pub struct Header {
     width: u32,
     height: u32,
     /// Why it is decoded whole, and what that holds.
     whole: Option<(&'static str, u64)>,
-    dropped: Vec<&'static str>,
+    dropped: Vec<String>,
 }
 
 impl FrameSource {
@@ -63,14 +86,27 @@ impl FrameSource {
     /// # Errors
     /// Whatever is wrong or too large, before anything of the picture's size is allocated.
     pub fn open(path: &Path, limits: &Limits) -> Result<Self, ImagingError> {
+        Self::open_as(path, limits, &Reading::default())
+    }
+
+    /// As [`Self::open`], with other bands, or of a file that may end early.
+    pub fn open_as(path: &Path, limits: &Limits, reading: &Reading) -> Result<Self, ImagingError> {
         let read = |source| ImagingError::Read { path: path.to_owned(), source };
-        let mut file = BufReader::new(File::open(path).map_err(read)?);
+        let start = || File::open(path).map(BufReader::new).map_err(read);
+        let mut file = start()?;
         let mut magic = Vec::new();
-        (&mut file).take(8).read_to_end(&mut magic).map_err(read)?;
+        (&mut file).take(12).read_to_end(&mut magic).map_err(read)?;
         file.seek(SeekFrom::Start(0)).map_err(read)?;
+        let (mut turned, mut geotag) = (None, None);
         let (format, header) = match magic[..] {
-            [0xff, 0xd8, 0xff, ..] => (Format::Jpeg, jpeg_header(path, &mut file)?),
-            [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n'] => (Format::Png, png_header(path, &mut file)?),
+            [0xff, 0xd8, 0xff, ..] => (Format::Jpeg, jpeg::header(path, &mut file)?),
+            [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => (Format::Png, png::header(path, &mut file)?),
+            [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => {
+                let (header, plan, orientation, place) = tiff::header(path, start()?, limits, reading.bands)?;
+                (turned, geotag) = (Some(orientation), place);
+                (Format::Tiff(Box::new(plan)), header)
+            }
+            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P'] => (Format::WebP, webp::header(path, start()?)?),
             [] => return Err(ImagingError::NotAnImage { path: path.to_owned(), found: "an empty file".into() }),
             _ => return Err(ImagingError::NotAnImage { path: path.to_owned(), found: format!("a file that starts {magic:02x?}") }),
         };
@@ -87,24 +123,39 @@ impl FrameSource {
         }
         file.seek(SeekFrom::Start(0)).map_err(read)?;
         let mut dropped = header.dropped;
-        let exif = match format {
+        let exif = match &format {
             Format::Jpeg => exif::Reader::new().read_from_container(&mut file).ok(),
             Format::Png => {
-                let mut chunks = Chunks::default();
+                let mut chunks = png::Chunks::default();
                 // A file that breaks off is found out when its rows are decoded.
-                let _ = png_chunks(&mut file, &mut chunks);
-                dropped.extend(chunks.transparency.then_some(ALPHA));
+                let _ = png::chunks(&mut file, &mut chunks);
+                dropped.extend(chunks.transparency.then(|| ALPHA.to_owned()));
                 chunks.exif.and_then(|bytes| exif::Reader::new().read_raw(bytes).ok())
             }
+            // Its directory was read with the header: a reader of EXIF would read the whole file.
+            Format::Tiff(_) => None,
+            Format::WebP => webp::exif(start()?).and_then(|bytes| exif::Reader::new().read_raw(bytes).ok()),
         };
+        if let Some(exif) = &exif {
+            let mut place = Geotag::default();
+            exif_tags::read(exif, &mut place);
+            if matches!(format, Format::Jpeg) {
+                xmp::read(&mut start()?, &mut place);
+            }
+            if place != Geotag::default() {
+                geotag = Some(place.with_camera(width.into(), height.into()));
+            }
+        }
         file.seek(SeekFrom::Start(0)).map_err(read)?;
         let digest = Digest::of(&mut file).map_err(read)?;
         Ok(Self {
             path: path.to_owned(),
             format,
             stored: (Px(width), Px(height)),
-            orientation: orientation(exif.as_ref()),
+            orientation: turned.unwrap_or_else(|| orientation(exif.as_ref())),
             dropped,
+            geotag,
+            allow_truncated: reading.allow_truncated,
             digest,
         })
     }
@@ -113,6 +164,34 @@ impl FrameSource {
     #[must_use]
     pub fn size(&self) -> (Px, Px) {
         if self.orientation >= 5 { (self.stored.1, self.stored.0) } else { self.stored }
+    }
+
+    /// Latitude and longitude of the corners of a rectangle of the frame as seen, clockwise from the upper left, and the largest of their errors in
+    /// metres. `None` where the file doesn't tell, or a corner is not on the ground.
+    #[must_use]
+    pub fn corners(&self, rect: Rect) -> Option<([[f64; 2]; 4], f64)> {
+        let ground = self.geotag.as_ref()?.ground?;
+        let size = (f64::from(self.stored.0.0), f64::from(self.stored.1.0));
+        let (right, low) = (rect.x + rect.w, rect.y + rect.h);
+        let (mut corners, mut worst) = ([[0.0; 2]; 4], 0.0_f64);
+        for (corner, seen) in corners.iter_mut().zip([(rect.x, rect.y), (right, rect.y), (right, low), (rect.x, low)]) {
+            let (x, y) = stored(self.orientation, size, seen);
+            let (place, error) = ground.locate(x, y)?;
+            *corner = [place.lat, place.lon];
+            worst = worst.max(error);
+        }
+        Some((corners, worst))
+    }
+
+    /// Where the end of the stored rows is seen.
+    #[must_use]
+    pub fn last_rows(&self) -> Side {
+        match self.orientation {
+            3 | 4 => Side::Top,
+            5 | 8 => Side::Right,
+            6 | 7 => Side::Left,
+            _ => Side::Bottom,
+        }
     }
 
     pub(super) fn broken(&self, rows: usize, fault: Fault) -> ImagingError {
@@ -135,123 +214,3 @@ fn orientation(exif: Option<&exif::Exif>) -> u8 {
 
 const ALPHA: &str = "transparency dropped";
 const DEPTH: &str = "16-bit samples cut to their upper 8";
-
-/// What of a PNG's chunks matters beside the pixels.
-#[derive(Default)]
-struct Chunks {
-    exif: Option<Vec<u8>>,
-    /// A tRNS chunk: a colour or palette entries that are see-through.
-    transparency: bool,
-}
-
-/// Walks the chunks. An eXIf chunk counts where it is no larger than a JPEG's could be: a chunk may claim 2 GiB.
-fn png_chunks(file: &mut BufReader<File>, chunks: &mut Chunks) -> std::io::Result<()> {
-    file.seek_relative(8)?;
-    loop {
-        let mut head = [0; 8];
-        file.read_exact(&mut head)?;
-        let [a, b, c, d, name @ ..] = head;
-        let len = u32::from_be_bytes([a, b, c, d]);
-        match &name {
-            b"IEND" => return Ok(()),
-            b"eXIf" if len <= u32::from(u16::MAX) => {
-                let mut bytes = vec![0; len as usize];
-                file.read_exact(&mut bytes)?;
-                chunks.exif = Some(bytes);
-                file.seek_relative(4)?;
-                continue;
-            }
-            b"tRNS" => chunks.transparency = true,
-            _ => {}
-        }
-        file.seek_relative(i64::from(len) + 4)?;
-    }
-}
-
-/// Walks the segments (ITU-T T.81, B.1.1.4) to the frame header, and on to the first scan.
-fn jpeg_header(path: &Path, file: &mut BufReader<File>) -> Result<Header, ImagingError> {
-    let broken = |reason: &str| ImagingError::Broken { path: path.to_owned(), rows: 0, wanted: 0, reason: reason.into() };
-    let ended = |_| broken("the file ends before its frame header");
-    let byte = |file: &mut BufReader<File>| {
-        let mut byte = [0];
-        file.read_exact(&mut byte).map(|()| byte[0])
-    };
-    let mut word = [0; 2];
-    file.read_exact(&mut word).map_err(ended)?;
-    let mut header: Option<(Header, u64)> = None;
-    loop {
-        if byte(file).map_err(ended)? != 0xff {
-            return Err(broken("wanted a marker before the frame header"));
-        }
-        let mut marker = 0xff;
-        while marker == 0xff {
-            marker = byte(file).map_err(ended)?;
-        }
-        if marker == 0x01 || (0xd0..=0xd8).contains(&marker) {
-            continue;
-        }
-        file.read_exact(&mut word).map_err(ended)?;
-        let len = u16::from_be_bytes(word);
-        if marker == 0xda
-            && let Some((mut header, components)) = header
-        {
-            // A first scan of fewer components than the frame's: libjpeg gathers all scans before the first row.
-            if header.whole.is_none() && u64::from(byte(file).map_err(ended)?) < components {
-                header.whole = Some(("a JPEG of several scans", coefficients(&header, components)));
-            }
-            return Ok(header);
-        }
-        let frame = (0xc0..=0xcf).contains(&marker) && ![0xc4, 0xc8, 0xcc].contains(&marker);
-        if marker == 0xda || marker == 0xd9 || len < 2 || (frame && len < 8) {
-            return Err(broken("wanted a frame header before the first scan"));
-        }
-        if !frame {
-            file.seek_relative(i64::from(len) - 2).map_err(ended)?;
-            continue;
-        }
-        let mut sof = [0; 6];
-        file.read_exact(&mut sof).map_err(ended)?;
-        let unsupported = |what, wanted, found| Err(ImagingError::Unsupported { path: path.to_owned(), what, wanted, found });
-        let (height, width) = (u32::from(u16::from_be_bytes([sof[1], sof[2]])), u32::from(u16::from_be_bytes([sof[3], sof[4]])));
-        let components = u64::from(sof[5]);
-        if marker > 0xc2 {
-            return unsupported("JPEG process", "baseline, extended or progressive Huffman", format!("frame type SOF{}", marker - 0xc0));
-        }
-        if sof[0] != 8 {
-            return unsupported("JPEG precision", "8 bits", format!("{} bits", sof[0]));
-        }
-        if components == 4 {
-            return unsupported("JPEG colours", "grey, YCbCr or RGB", "CMYK or YCCK (4 components)".into());
-        }
-        if ![1, 3].contains(&components) {
-            return unsupported("JPEG colours", "1 or 3 components", format!("{components}"));
-        }
-        let mut found = Header { width, height, whole: None, dropped: Vec::new() };
-        found.whole = (marker == 0xc2).then(|| ("a progressive JPEG", coefficients(&found, components)));
-        header = Some((found, components));
-        file.seek_relative(i64::from(len) - 8).map_err(ended)?;
-    }
-}
-
-/// What libjpeg holds of a picture whose scans it gathers: two bytes a coefficient, sides in whole blocks of up to 32 pixels (4 × 8).
-fn coefficients(header: &Header, components: u64) -> u64 {
-    let blocks = |side: u32| u64::from(side.next_multiple_of(32));
-    blocks(header.width) * blocks(header.height) * components * 2
-}
-
-/// The IHDR chunk (PNG, third edition, 11.2.1).
-fn png_header(path: &Path, file: &mut BufReader<File>) -> Result<Header, ImagingError> {
-    let mut head = [0; 29];
-    let ended = |_| ImagingError::Broken { path: path.to_owned(), rows: 0, wanted: 0, reason: "the file ends before its header".into() };
-    file.read_exact(&mut head).map_err(ended)?;
-    if &head[12..16] != b"IHDR" {
-        return Err(ImagingError::NotAnImage { path: path.to_owned(), found: "a PNG that doesn't start with IHDR".into() });
-    }
-    let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-    let (width, height) = (word(16), word(20));
-    // Decoded to at most four channels of two bytes.
-    let whole = (head[28] != 0).then(|| ("an interlaced PNG", u64::from(width) * u64::from(height) * 8));
-    let dropped = [(head[24] == 16, DEPTH), (matches!(head[25], 4 | 6), ALPHA)];
-    let dropped = dropped.into_iter().filter_map(|(there, what)| there.then_some(what)).collect();
-    Ok(Header { width, height, whole, dropped })
-}
