@@ -11,7 +11,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = error.exit_code();
-            eprintln!("uhr-edge: {:#}", anyhow::Error::from(error));
+            // A message names its cause.
+            eprintln!("uhr-edge: {error}");
             ExitCode::from(code)
         }
     }

@@ -33,6 +33,11 @@ fn questions_share_one_ingest_and_keep_their_budgets() {
         assert!(number(&memory["peak_bytes"]) <= 1.1 * number(&memory["planned_bytes"]), "{memory}");
         assert_eq!((&receipt["frames"][0]["w"], &receipt["frames"][0]["h"]), (&4_520.into(), &4_384.into()));
         assert!(number(&receipt["stages_ms"]["prefill"]) > 0.0);
+        // The stages account for the whole: work that none of them owns to would show here.
+        let stages = receipt["stages_ms"].as_object().unwrap();
+        let sum: f64 = stages.iter().filter(|(name, _)| *name != "total" && *name != "first_token").map(|(_, ms)| number(ms)).sum();
+        let total = number(&receipt["stages_ms"]["total"]);
+        assert!(sum <= total * 1.001 && sum >= total * 0.7, "stages {sum} of {total} ms");
     }
     let stage = |document: &Value, stage: &str| number(&document["receipt"]["stages_ms"][stage]);
     for name in INGEST {

@@ -200,7 +200,14 @@ fn questions_and_budgets_beyond_their_limits() {
     expect(&["ask", frame, ""], 2, &["question", "found none"]);
     expect(&["ask", frame, "  \n"], 2, &["question"]);
     expect(&["ask", frame], 2, &["one to 4 frames and at least one question"]);
-    expect(&["ask", frame, &"why ".repeat(2_500)], 3, &["wanted 2503 tokens", "allows 256 tokens"]);
+    expect(&["ask", frame, &"why ".repeat(300)], 3, &["wanted 303 tokens", "allows 256 tokens"]);
+    // Many characters, in many words or in one.
+    expect(&["ask", frame, &"why ".repeat(2_500)], 3, &["wanted 10000 bytes", "allows 4096 bytes"]);
+    expect(&["ask", frame, &"a".repeat(10_000)], 3, &["wanted 10000 bytes", "allows 4096 bytes"]);
+    expect(&["ask", frame, frame, QUESTION, "--budget", "0,0,0,1"], 3, &["nothing of it is left for frame 2 of 2"]);
+    expect(&["ask", frame, QUESTION, "--mode", "coverage", "--select", "topk"], 2, &["coverage", "uhr-bat"]);
+    expect(&["views", frame], 2, &["--out", "--raw", "--sum"]);
+    expect(&["compress", frame, "--out", "/tmp/never", "--budget", "1", "--threads", "100000"], 2, &["1 to 256", "100000"]);
     expect(&["ask", frame, QUESTION, "--budget", "0"], 3, &["0"]);
     expect(&["ask", frame, QUESTION, "--budget", "0,0,0,0"], 3, &["0"]);
     expect(&["ask", frame, QUESTION, "--budget", "1,2,3,11100"], 3, &["11106 tokens", "11100 tokens"]);
@@ -210,6 +217,14 @@ fn questions_and_budgets_beyond_their_limits() {
     let output = common::command().args(["ask", frame]).arg(std::ffi::OsStr::from_bytes(b"is \xff there?")).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("wanted UTF-8"));
+    // Results that can't be written are an error.
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = common::command().args(["--profile", "sim", "plan"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("stdout: No space left"));
+    // Words that the model doesn't know are counted in the receipt.
+    let documents = common::documents(&["--profile", "sim", "--json", "ask", frame, "what colour is the submarine xyzzy?"]);
+    assert!(documents[0]["receipt"]["degraded"].to_string().contains("question: 2 of its tokens"), "{}", documents[0]["receipt"]);
     // Beyond the context: a package of the same model that allows 3,000 positions.
     let package = package(&[], &|text| text.replace("context = 12288", "context = 3000"));
     expect(&["--model", path(package.path()), "ask", frame, QUESTION], 3, &["3000 tokens"]);

@@ -166,7 +166,7 @@ fn bands_are_chosen_and_the_others_named() {
     let view = |bands: &str| {
         let (folder, frame) = file(&bytes);
         let (profile, out) = (folder.path().join("p.toml"), folder.path().join("out.safetensors"));
-        std::fs::write(&profile, host.replace("slots = 1", &format!("slots = 1\n{bands}"))).unwrap();
+        std::fs::write(&profile, host.replace("slots = 4", &format!("slots = 4\n{bands}"))).unwrap();
         let output = common::run(&["--profile", path(&profile), "views", path(&frame), "--raw", path(&out)]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let middle = std::fs::read(&out).ok().map(|bytes| {

@@ -55,7 +55,7 @@ fn an_answer_allocates_nothing() {
     std::fs::write(&file, host.replace("vision = \"onnx\"", "vision = \"scripted\"")).unwrap();
     let profile = Profile::load(file.to_str().unwrap()).unwrap();
     let manifest = Manifest::load(&root.join("models/uhr-nano")).unwrap();
-    let engines = Engines::load(&profile, &manifest, &Method::Kmeans).unwrap();
+    let engines = Engines::load(&profile, &manifest, &Method::Kmeans, &|| Bytes(0)).unwrap();
     assert_eq!((engines.encoder.id(), engines.decoder.id().contains("gguf")), ("scripted", true));
     let budget = planner::budget(Some("700"), &profile, &manifest).unwrap();
     let limits = Limits::of(&profile);
@@ -64,14 +64,16 @@ fn an_answer_allocates_nothing() {
     let wanted = Wanted { budget: budget.clone(), selector: Selector::UhrBat };
     let (frame, _) = pipeline.ingest(source, &wanted, &mut |_, _| ()).unwrap();
     let max_new = Tokens(4);
-    let mut answers = [[0; 4]; 2];
-    for (text, answer) in ["is there a red ship?", "how many blue tents are there?"].into_iter().zip(&mut answers) {
+    let mut answers = [[0; 4]; 4];
+    let texts = ["is there a red ship?", "how many blue tents are there?"];
+    let cases = [Mode::Paper, Mode::Coverage].into_iter().flat_map(|mode| texts.map(|text| (mode, text)));
+    for ((mode, text), answer) in cases.zip(&mut answers) {
         let prompt = pipeline.prompt(text, budget.total(), max_new).unwrap();
-        let question = Question { prompt, max_new, mode: Mode::Coverage };
+        let question = Question { prompt, max_new, mode };
         let mut made = 0;
         let seen = counted(|| made = pipeline.answer_tokens(&[&frame], &question, answer).map_or(0, |(count, _)| count));
         assert!(made > 0);
-        assert_eq!(seen, 0, "allocations between prompt ids and answer ids");
+        assert_eq!(seen, 0, "allocations between prompt ids and answer ids, {mode:?}");
     }
     // The counter counts, on this thread and on others.
     assert_eq!(counted(|| drop(std::hint::black_box(Vec::<u8>::with_capacity(1)))), 1);

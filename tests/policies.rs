@@ -49,8 +49,13 @@ fn plain_selectors_keep_to_the_budget_and_merge_nothing() {
     // All tokens are more than any profile has room for: refused before any work, with both figures.
     let (code, said) = common::refusal(&["--profile", "sim", "ask", DRAWN, QUESTION, "--select", "dense"]);
     assert!(code == 3 && said.contains("the profile allows 11100"), "{code} {said}");
-    // A small frame fits: it has two views.
+    // Several frames are admitted together.
     let folder = tempfile::tempdir().unwrap();
+    let half = folder.path().join("half.png");
+    std::fs::write(&half, common::png(1_344, 690, png::ColorType::Rgb, &vec![90; 1_344 * 690 * 3])).unwrap();
+    let (code, said) = common::refusal(&["--profile", "sim", "ask", path(&half), path(&half), path(&half), QUESTION, "--select", "dense"]);
+    assert!(code == 3 && said.contains("of the frames, the profile allows 11100"), "{code} {said}");
+    // A small frame fits: it has two views.
     let small = folder.path().join("small.png");
     std::fs::write(&small, common::png(900, 300, png::ColorType::Rgb, &vec![77; 900 * 300 * 3])).unwrap();
     let document = ask(&[path(&small)], &["--select", "dense"]);
@@ -81,7 +86,7 @@ fn coverage_leaves_no_region_without_a_token_and_clusters_anew_where_it_must() {
     let args = ["--profile", "sim", "ask", path(&frame), QUESTION, "--mode", "coverage", "--partition", &labels, "--budget", "50,60,0,0"];
     let (code, said) = common::refusal(&args);
     assert!(
-        code != 0 && said.contains("coverage: wanted a budget of at least one token for each of 768 regions, found 50"),
+        code == 3 && said.contains("coverage: wanted a budget of at least one token for each of 768 regions, found 50"),
         "{code} {said}"
     );
 }
@@ -100,6 +105,7 @@ fn released_keeps_padding_and_counts_tokens_tile_by_tile() {
         for place in boxes {
             let end = |at: &str, length: &str| place[at].as_f64().unwrap() + place[length].as_f64().unwrap();
             assert!(end("x", "w") <= 2_000.0 && end("y", "h") <= 500.0, "{place}");
+            assert!(place["w"].as_f64().unwrap() * place["h"].as_f64().unwrap() > 0.0, "{place}");
         }
     }
     assert_eq!(released["receipt"]["policy"], "released");

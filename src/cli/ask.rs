@@ -1,6 +1,7 @@
 //! `ask`: one or more questions about one frame.
 
 use std::ffi::OsString;
+use std::fmt::Write;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
@@ -9,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::board;
 use crate::cli::compress::policy;
-use crate::cli::{Cli, CliError};
+use crate::cli::{Cli, CliError, say};
 use crate::compress::regions::Method;
 use crate::compress::{Mode, Selector};
 use crate::config::{Manifest, Policy, Profile};
@@ -74,6 +75,12 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
         let most = planner::MAX_FRAMES;
         return Err(CliError::Usage(format!("wanted one to {most} frames and at least one question, found {frames} and {asked}")));
     }
+    if args.mode == Mode::Coverage && args.select != Selector::UhrBat {
+        return Err(CliError::Usage(format!(
+            "--mode coverage: wanted --select uhr-bat, which has regions to cover, found {:?}",
+            args.select
+        )));
+    }
     if args.overlay.is_some() && inputs.len() > 1 {
         return Err(CliError::Usage(format!("--overlay: wanted one frame, found {}", inputs.len())));
     }
@@ -101,8 +108,9 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
         let map = LabelMap::open(path, &most)?;
         sizes.iter().try_for_each(|&(width, height)| map.fits(width, height))?;
     }
-    let engines = Engines::load(&profile, &manifest, &args.partition)?;
-    let mut pipeline = Pipeline::new(profile, manifest, engines, &args.partition, board::resident_memory().unwrap_or(Bytes(0)))?;
+    let resident = || board::resident_memory().unwrap_or(Bytes(0));
+    let engines = Engines::load(&profile, &manifest, &args.partition, &resident)?;
+    let mut pipeline = Pipeline::new(profile, manifest, engines, &args.partition, resident())?;
     let sources = inputs.iter().map(|frame| FrameSource::open_as(frame.as_ref(), &pipeline.limits(), &reading));
     let sources = sources.collect::<Result<Vec<_>, _>>()?;
     let wanted =
@@ -123,15 +131,17 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
     }
     bar.finish_and_clear();
     let frames: Vec<&Frame> = frames.iter().collect();
-    let mut times = Some(times);
+    let (mut times, mut peak) = (Some(times), Bytes(0));
     for (question, prompt) in questions.iter().zip(prompts) {
         let mut answer = pipeline.answer(&frames, &Question { prompt, max_new, mode: args.mode }, times.take())?;
-        answer.receipt.memory.peak_bytes = board::peak_memory().unwrap_or(Bytes(0)).0;
+        // The system's own count falls now and then, by pages it hadn't added up yet.
+        peak = peak.max(board::peak_memory().unwrap_or(Bytes(0)));
+        answer.receipt.memory.peak_bytes = peak.0;
         if cli.json {
             let line = serde_json::to_string(&answer).map_err(|error| CliError::Output(error.to_string()))?;
-            println!("{line}");
+            say(&format!("{line}\n"))?;
         } else {
-            print(question, &answer, cli.quiet);
+            say(&print(question, &answer, cli.quiet))?;
         }
     }
     if let (Some(path), [frame]) = (&args.overlay, &frames[..]) {
@@ -165,26 +175,28 @@ fn bar(quiet: bool) -> ProgressBar {
 }
 
 /// An answer with its receipt, for people.
-fn print(question: &str, answer: &Answer, quiet: bool) {
+fn print(question: &str, answer: &Answer, quiet: bool) -> String {
     if quiet {
-        println!("{}", answer.text);
-        return;
+        return format!("{}\n", answer.text);
     }
+    let mut text = String::new();
     let receipt = &answer.receipt;
-    println!("{question}\n  {}", answer.text);
-    println!("  model {}, profile {}, policy {}, seed {}", receipt.model, receipt.profile, receipt.policy, receipt.seed);
+    let _ = writeln!(text, "{question}\n  {}", answer.text);
+    let _ = writeln!(text, "  model {}, profile {}, policy {}, seed {}", receipt.model, receipt.profile, receipt.policy, receipt.seed);
     for frame in &receipt.frames {
-        println!("  frame {} ({} x {})", frame.id, frame.w, frame.h);
+        let _ = writeln!(text, "  frame {} ({} x {})", frame.id, frame.w, frame.h);
     }
-    println!("  view     budget  tokens    kept  merged  regions  tiles encoded");
+    let _ = writeln!(text, "  view     budget  tokens    kept  merged  regions  tiles encoded");
     for view in &receipt.budget.per_view {
-        println!(
+        let _ = writeln!(
+            text,
             "  {:>4} px  {:>6}  {:>6}  {:>6}  {:>6}  {:>7}  {:>5} of {}",
             view.view_px, view.budget, view.tokens, view.kept, view.merged, view.regions, view.tiles_encoded, view.tiles
         );
     }
     let stages = &receipt.stages_ms;
-    println!(
+    let _ = writeln!(
+        text,
         "  ms: decode {:.0}, views {:.0}, encode {:.0}, regions {:.0}, anchor {:.0}, select {:.1}, merge {:.0}, prefill {:.0}, generate {:.1}, total {:.0}",
         stages.decode,
         stages.views,
@@ -198,9 +210,14 @@ fn print(question: &str, answer: &Answer, quiet: bool) {
         stages.total
     );
     let mib = |bytes: u64| Bytes(bytes).mib();
-    println!("  memory: planned {:.0} MiB, peak {:.0} MiB", mib(receipt.memory.planned_bytes), mib(receipt.memory.peak_bytes));
-    receipt.degraded.iter().for_each(|line| println!("  note: {line}"));
-    for place in &receipt.evidence {
-        println!("  evidence: {:.0} x {:.0} px at ({:.0}, {:.0}), score {:.2e}", place.w, place.h, place.x, place.y, place.score);
+    let _ =
+        writeln!(text, "  memory: planned {:.0} MiB, peak {:.0} MiB", mib(receipt.memory.planned_bytes), mib(receipt.memory.peak_bytes));
+    for line in &receipt.degraded {
+        let _ = writeln!(text, "  note: {line}");
     }
+    for place in &receipt.evidence {
+        let _ =
+            writeln!(text, "  evidence: {:.0} x {:.0} px at ({:.0}, {:.0}), score {:.2e}", place.w, place.h, place.x, place.y, place.score);
+    }
+    text
 }

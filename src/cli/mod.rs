@@ -6,11 +6,13 @@ mod model_logits;
 mod plan;
 mod views;
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
 use crate::cli::compress::CompressCliError;
+use crate::compress::CompressError;
 use crate::config::{ConfigError, Manifest, Profile};
 use crate::engine::EngineError;
 use crate::imaging::{ImagingError, LabelMapError, Limits};
@@ -31,7 +33,7 @@ pub struct Cli {
     /// One JSON document a result on stdout
     #[arg(long, global = true)]
     json: bool,
-    /// No progress and no notes on stderr
+    /// No progress on stderr, and of an answer its text alone
     #[arg(long, global = true)]
     quiet: bool,
     #[command(subcommand)]
@@ -57,6 +59,12 @@ enum Command {
 enum ModelCommand {
     /// Logits of a decoder over given tokens, for parity with other runtimes
     Logits(model_logits::LogitsArgs),
+}
+
+/// Writes results to stdout: a closed pipe or a full disk is an error like any other.
+fn say(text: &str) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| CliError::Output(format!("stdout: {error}")))
 }
 
 /// Why a command ended without doing what it was asked.
@@ -107,7 +115,7 @@ impl CliError {
                 PipelineError::Engine(error) => engine_code(error),
                 PipelineError::Planner(error) => planner_code(error),
                 PipelineError::EmptyQuestion | PipelineError::NoSegmenter { .. } => 2,
-                PipelineError::Full(_) => 3,
+                PipelineError::Full(_) | PipelineError::Compress(CompressError::Coverage { .. }) => 3,
                 PipelineError::Compress(_) | PipelineError::Stale(_) => 1,
                 PipelineError::Positions(_) | PipelineError::Geometry(_) => 5,
             },
@@ -117,6 +125,7 @@ impl CliError {
                 CompressCliError::LabelMap(error) => error.exit_code(),
                 CompressCliError::Usage(_) => 2,
                 CompressCliError::Read { .. } | CompressCliError::Write { .. } | CompressCliError::Memory { .. } => 1,
+                CompressCliError::View { source: CompressError::Coverage { .. }, .. } => 3,
                 CompressCliError::Format { .. }
                 | CompressCliError::Tensor { .. }
                 | CompressCliError::View { .. }
@@ -151,7 +160,9 @@ fn planner_code(error: &PlannerError) -> u8 {
         | PlannerError::Context { .. }
         | PlannerError::Text { .. }
         | PlannerError::NewTokens { .. }
-        | PlannerError::Frames { .. } => 3,
+        | PlannerError::Frames { .. }
+        | PlannerError::Question { .. }
+        | PlannerError::Share { .. } => 3,
         PlannerError::Memory { .. } => 1,
     }
 }
@@ -167,7 +178,7 @@ impl Cli {
                 Ok(views::run(args, &manifest.vision.shape, &Limits::of(&profile), profile.frame.bands, profile.engines.threads)?)
             }
             Command::Compress(args) => Ok(compress::run(args, &Profile::load(&self.profile)?, self.json)?),
-            Command::Model(ModelCommand::Logits(args)) => Ok(model_logits::run(args)?),
+            Command::Model(ModelCommand::Logits(args)) => Ok(model_logits::run(args, Profile::load(&self.profile)?.memory_limit)?),
         }
     }
 

@@ -1,11 +1,14 @@
 //! `plan`: the memory map of a profile and a model.
 
+use std::fmt::Write;
+
 use clap::Args;
 
 use crate::board;
-use crate::cli::{Cli, CliError};
+use crate::cli::compress::policy;
+use crate::cli::{Cli, CliError, say};
 use crate::compress::regions::Method;
-use crate::config::Budget;
+use crate::config::{Budget, Policy};
 use crate::geometry::{Layout, ViewLayout};
 use crate::imaging::Limits;
 use crate::pipeline::{Engines, Pipeline, PipelineError};
@@ -23,6 +26,15 @@ pub struct PlanArgs {
     /// Most clusters of a view [default: the profile's]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=65_535))]
     clusters: Option<u32>,
+    /// paper or released [default: the package's]
+    #[arg(long, value_parser = policy)]
+    policy: Option<Policy>,
+    /// Features are projected at random to as many coordinates before clustering [default: the profile's]
+    #[arg(long, value_name = "D", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    cluster_dim: Option<u32>,
+    /// Frames held at once, as `ask` with so many frames holds them [default: the profile's slots]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    frames: Option<u16>,
     /// A frame's size: says its views, tiles and tokens, and what becomes of a dropped view's budget
     #[arg(long, value_name = "WxH", value_parser = size)]
     frame: Option<(Px, Px)>,
@@ -35,9 +47,12 @@ fn size(text: &str) -> Result<(Px, Px), String> {
 }
 
 pub fn run(args: &PlanArgs, cli: &Cli) -> Result<(), CliError> {
-    let (mut profile, manifest) = cli.load()?;
-    if let Some(clusters) = args.clusters {
-        profile.compression.clusters = clusters;
+    let (mut profile, mut manifest) = cli.load()?;
+    profile.compression.clusters = args.clusters.unwrap_or(profile.compression.clusters);
+    profile.compression.cluster_dim = args.cluster_dim.or(profile.compression.cluster_dim);
+    profile.frame.slots = args.frames.map_or(profile.frame.slots, usize::from);
+    if let Some(policy) = &args.policy {
+        manifest.policy = policy.clone();
     }
     let budget = planner::budget(args.budget.as_deref(), &profile, &manifest).map_err(PipelineError::from)?;
     let limits = Limits::of(&profile);
@@ -48,8 +63,9 @@ pub fn run(args: &PlanArgs, cli: &Cli) -> Result<(), CliError> {
         }
         None => None,
     };
-    let engines = Engines::load(&profile, &manifest, &args.partition)?;
-    let pipeline = Pipeline::new(profile, manifest, engines, &args.partition, board::resident_memory().unwrap_or(Bytes(0)))?;
+    let resident = || board::resident_memory().unwrap_or(Bytes(0));
+    let engines = Engines::load(&profile, &manifest, &args.partition, &resident)?;
+    let pipeline = Pipeline::new(profile, manifest, engines, &args.partition, resident())?;
     let (map, profile) = (pipeline.map(), pipeline.profile());
     if cli.json {
         let lines: Vec<_> = map.lines.iter().map(|line| serde_json::json!({"what": line.what, "bytes": line.bytes})).collect();
@@ -62,19 +78,20 @@ pub fn run(args: &PlanArgs, cli: &Cli) -> Result<(), CliError> {
             "budget": budget.per_view(),
             "frame": layout.as_ref().map(|layout| views(layout, &budget)),
         });
-        println!("{document}");
-        return Ok(());
+        return say(&format!("{document}\n"));
     }
-    println!("{} on {}", pipeline.manifest().name, profile.name);
-    map.lines.iter().for_each(|line| println!("{:>10.2} MiB  {}", line.bytes.mib(), line.what));
-    println!("{:>10.2} MiB  in all, of {:.0} MiB allowed", map.total().mib(), profile.memory_limit.mib());
-    println!("budget {:?}: {}", budget.per_view().iter().map(|tokens| tokens.0).collect::<Vec<_>>(), budget.total());
+    let mut text = format!("{} on {}\n", pipeline.manifest().name, profile.name);
+    for line in &map.lines {
+        let _ = writeln!(text, "{:>10.2} MiB  {}", line.bytes.mib(), line.what);
+    }
+    let _ = writeln!(text, "{:>10.2} MiB  in all, of {:.0} MiB allowed", map.total().mib(), profile.memory_limit.mib());
+    let _ = writeln!(text, "budget {:?}: {}", budget.per_view().iter().map(|tokens| tokens.0).collect::<Vec<_>>(), budget.total());
     for view in layout.iter().flat_map(|layout| views(layout, &budget)) {
         let Row { view_px, dropped, tiles, tiles_encoded, tokens, budget } = view;
         let note = if dropped { ", dropped" } else { "" };
-        println!("{view_px:>10}: {tiles_encoded} of {tiles} tiles, {tokens}, budget {budget}{note}");
+        let _ = writeln!(text, "{view_px:>10}: {tiles_encoded} of {tiles} tiles, {tokens}, budget {budget}{note}");
     }
-    Ok(())
+    say(&text)
 }
 
 /// One view of a frame.

@@ -1,8 +1,9 @@
 //! `views`: the views and tiles as the encoder gets them.
 
+use std::io::Write;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use safetensors::{Dtype, tensor::TensorView};
 
 use crate::config::Bands;
@@ -12,18 +13,18 @@ use crate::kernels::{Isa, Pool};
 use crate::units::{Bytes, Px};
 
 #[derive(Args)]
-#[group(required = true, multiple = true, id = "output")]
+#[command(group(ArgGroup::new("output").args(["out", "raw", "sum"]).required(true).multiple(true)))]
 pub struct ViewsArgs {
     /// The picture
     frame: PathBuf,
     /// Writes view1.png, view2.png … into this folder
-    #[arg(long, value_name = "DIR", group = "output")]
+    #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Writes `view{s}` u8 [R,R,3] and `tiles{s}` f32 [n,3,T,T], the tiles that are not all padding, in raster order
-    #[arg(long, value_name = "OUT.safetensors", group = "output")]
+    #[arg(long, value_name = "OUT.safetensors")]
     raw: Option<PathBuf>,
     /// Makes all tiles as the encoder gets them, sums up their values and prints how many there were and the sum: to time the way from file to encoder
-    #[arg(long, group = "output")]
+    #[arg(long)]
     sum: bool,
     /// Takes a JPEG, or a TIFF in strips, that ends early: the rows it lacks become padding
     #[arg(long)]
@@ -66,7 +67,9 @@ pub fn run(args: &ViewsArgs, shape: &VisionShape, limits: &Limits, bands: Option
     }
     if args.sum {
         let (tiles, sum) = sum(&pyramid, &layout, shape, &pool);
-        println!("{tiles} tiles, sum {sum:.3}");
+        let mut out = std::io::stdout().lock();
+        let refuse = |error: std::io::Error| ViewsError::Write { path: "stdout".into(), reason: error.to_string() };
+        writeln!(out, "{tiles} tiles, sum {sum:.3}").map_err(refuse)?;
     }
     if let Some(folder) = &args.out {
         for view in layout.present() {

@@ -325,8 +325,8 @@ mod tests {
             ("seed = 0", "seed = 0\nbirch-branching = 3", "compression.birch-branching = 3: wanted 4 to 1024"),
             ("vision = \"onnx\"", "vision = \"gguf\"", "engines.vision = Gguf: wanted one of [Onnx, Scripted]"),
             ("budget = \"onboard\"", "budget = \"huge\"", "budget \"huge\": wanted onboard"),
-            ("slots = 1", "slots = 1\nbands = [1, 2]", "frame.bands = [1, 2]: wanted one band or three"),
-            ("slots = 1", "slots = 1\nbands = [0]", "frame.bands = [0]: wanted one band or three, numbered from 1"),
+            ("slots = 4", "slots = 4\nbands = [1, 2]", "frame.bands = [1, 2]: wanted one band or three"),
+            ("slots = 4", "slots = 4\nbands = [0]", "frame.bands = [0]: wanted one band or three, numbered from 1"),
             ("name = \"host\"", "", "missing field `name`"),
         ];
         for (there, instead, message) in cases {

@@ -19,6 +19,8 @@ pub struct Tokenizer {
     path: PathBuf,
     template: tokenizers::Tokenizer,
     text: tokenizers::Tokenizer,
+    /// What stands for words it doesn't know.
+    unknown: Option<u32>,
 }
 
 impl Tokenizer {
@@ -32,7 +34,9 @@ impl Tokenizer {
         }
         let mut text = template.clone();
         text.set_encode_special_tokens(true);
-        Ok(Self { path: path.to_owned(), template, text })
+        let model = serde_json::to_value(template.get_model()).unwrap_or_default();
+        let unknown = model["unk_token"].as_str().and_then(|token| template.token_to_id(token));
+        Ok(Self { path: path.to_owned(), template, text, unknown })
     }
 
     /// Tokens it knows.
@@ -49,6 +53,12 @@ impl Tokenizer {
     /// What a user wrote: a special token's name in it is text.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         encode(&self.text, text)
+    }
+
+    /// How many of `ids` stand for something it doesn't know.
+    #[must_use]
+    pub fn unknown(&self, ids: &[u32]) -> usize {
+        ids.iter().filter(|id| Some(**id) == self.unknown).count()
     }
 
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {

@@ -13,6 +13,12 @@ pub struct Rect {
 }
 
 impl Rect {
+    /// Square pixels.
+    #[must_use]
+    pub fn area(self) -> f64 {
+        self.w * self.h
+    }
+
     /// The smallest rectangle around both.
     #[must_use]
     pub fn union(self, other: Self) -> Self {

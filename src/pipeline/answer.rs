@@ -82,7 +82,7 @@ impl Pipeline {
             return Err(PlannerError::Frames { wanted: frames.len(), allowed }.into());
         }
         let wanted: Tokens = frames.iter().map(|frame| frame.budget.total()).sum();
-        let span = self.tokens.lend(wanted.min(self.tokens.total()))?;
+        let span = self.tokens.lend(wanted)?;
         let generated = self.generate(frames, question, span, out, times);
         self.tokens.release(span)?;
         generated
@@ -178,7 +178,7 @@ impl Pipeline {
             mode: question.mode,
             select: frames.first().map(|frame| frame.selector).unwrap_or_default(),
             clusters: self.profile.compression.clusters,
-            cluster_dim: self.profile.compression.cluster_dim,
+            cluster_dim: self.profile.compression.cluster_dim.filter(|_| self.partition.id() == "kmeans"),
             budget: BudgetUse::default(),
             degraded: Vec::new(),
             stages_ms,
@@ -187,6 +187,11 @@ impl Pipeline {
             evidence: Vec::new(),
             frames: Vec::new(),
         };
+        if question.prompt.unknown > 0 {
+            receipt
+                .degraded
+                .push(format!("question: {} of its tokens stand for what the model's vocabulary lacks", question.prompt.unknown));
+        }
         for (number, frame) in frames.iter().enumerate() {
             self.record(number, frame, frames.len() > 1, &mut receipt)?;
         }

@@ -13,7 +13,7 @@ use crate::engine::scripted::{ScriptedDecoder, ScriptedEncoder, ScriptedProjecto
 use crate::engine::{Decoder, DecoderShape, Projector, Segmenter, Tokenizer, VisionEncoder};
 use crate::kernels::Pool;
 use crate::pipeline::PipelineError;
-use crate::planner;
+use crate::planner::{self, PlannerError};
 use crate::units::Bytes;
 
 /// Sizes of the scripted decoder, its layers but as many as the manifest's interface layer needs.
@@ -35,12 +35,21 @@ pub struct Engines {
     pub segmenter: Option<Box<dyn Segmenter>>,
     pub stop: Vec<u32>,
     pub pool: Arc<Pool>,
+    /// What the process grew by when the encoder took its first tile: about what each further thread's tile will add.
+    tile_workspace: Bytes,
 }
 
 impl Engines {
     /// Loads what `profile` names from the package `manifest`, checks shapes against each other, and runs each network once, so that its workspace
-    /// is resident. A segmenter is loaded only where `method` asks for it.
-    pub fn load(profile: &Profile, manifest: &Manifest, method: &Method) -> Result<Self, PipelineError> {
+    /// is resident. A segmenter is loaded only where `method` asks for it. `resident`: the process's memory at the moment.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the package, and tiles that are more than the profile's memory, before they are allocated.
+    pub fn load(profile: &Profile, manifest: &Manifest, method: &Method, resident: &dyn Fn() -> Bytes) -> Result<Self, PipelineError> {
+        let (wanted, allowed) = (planner::tile_bytes(profile, manifest), profile.memory_limit);
+        if wanted > allowed {
+            return Err(PlannerError::Memory { wanted, allowed }.into());
+        }
         let pool = Arc::new(Pool::new(profile.engines.threads));
         let vision = &manifest.vision;
         let segmenter = if *method == Method::Segmenter { Some(segmenter(manifest)?) } else { None };
@@ -61,7 +70,7 @@ impl Engines {
         }
         if manifest.language.context.get() > context {
             let (wanted, allowed) = (manifest.language.context, crate::units::Tokens::of(context));
-            return Err(planner::PlannerError::Context { wanted, allowed }.into());
+            return Err(PlannerError::Context { wanted, allowed }.into());
         }
         let shape = EncoderShape { tile: vision.shape.tile(), patch: vision.shape.patch(), feature_dim: vision.feature_dim };
         let chunk = profile.engines.projection_chunk;
@@ -92,12 +101,15 @@ impl Engines {
         let threads = profile.engines.threads;
         let tiles = vec![0.0; threads * 3 * tile * tile];
         let mut features = vec![f16::ZERO; threads * shape.tokens() * vision.feature_dim];
+        let before = resident();
+        encoder.encode(&tiles[..3 * tile * tile], &mut features[..shape.tokens() * vision.feature_dim], &pool)?;
+        let tile_workspace = resident() - before;
         encoder.encode(&tiles, &mut features, &pool)?;
         projector.project(&features[..vision.feature_dim], &mut vec![0.0; hidden])?;
         if let Some(mlp) = &mut selected_token_mlp {
             mlp.project(&vec![f16::ZERO; hidden], &mut vec![0.0; hidden])?;
         }
-        Ok(Self { encoder, projector, decoder, tokenizer, positions, selected_token_mlp, segmenter, stop, pool })
+        Ok(Self { encoder, projector, decoder, tokenizer, positions, selected_token_mlp, segmenter, stop, pool, tile_workspace })
     }
 
     /// For the memory map; `resident` is that of the process after the load.
@@ -108,6 +120,7 @@ impl Engines {
             decoder: self.decoder.shape().clone(),
             decoder_weights: self.decoder.weights(),
             decoder_workspace: self.decoder.workspace(),
+            tile_workspace: self.tile_workspace,
             segmenter: self.segmenter.as_ref().map(|segmenter| segmenter.size()),
         }
     }

@@ -213,6 +213,10 @@ impl Pipeline {
         if question.trim().is_empty() {
             return Err(PipelineError::EmptyQuestion);
         }
+        let (wanted, allowed) = (Bytes::of::<u8>(question.len()), planner::max_question(&self.profile));
+        if wanted > allowed {
+            return Err(PlannerError::Question { wanted, allowed }.into());
+        }
         let ids = PromptIds::new(&self.manifest.prompt, &self.engines.tokenizer, question)?;
         planner::admit(&self.profile, &self.manifest, visual, ids.tokens(), new)?;
         Ok(ids)

@@ -97,7 +97,8 @@ impl Pipeline {
         let kept: Vec<(u32, f32)> = entries
             .iter()
             .filter_map(|entry| match entry.source {
-                Source::Kept(token) => Some((token, entry.score)),
+                // A policy that keeps padding has tokens that show nothing of the frame.
+                Source::Kept(token) => Some((token, entry.score)).filter(|_| view.footprint(token).area() > 0.0),
                 Source::Merged { .. } => None,
             })
             .collect();

@@ -16,12 +16,16 @@ use crate::units::{Bytes, Px, Tokens, ViewId};
 /// A request that is refused before any work, or a plan that doesn't fit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum PlannerError {
-    #[error("budget: wanted {wanted} visual tokens, the profile allows {allowed}")]
+    #[error("budget: wanted {wanted} of the frames, the profile allows {allowed}")]
     Budget { wanted: Tokens, allowed: Tokens },
     #[error("context: wanted {wanted} (visual, text and answer), the model allows {allowed}")]
     Context { wanted: Tokens, allowed: Tokens },
     #[error("question: wanted {wanted} of text with the template, the profile allows {allowed}")]
     Text { wanted: Tokens, allowed: Tokens },
+    #[error("question: wanted {wanted}, the profile allows {allowed}")]
+    Question { wanted: Bytes, allowed: Bytes },
+    #[error("budget: nothing of it is left for frame {frame} of {frames}")]
+    Share { frame: usize, frames: usize },
     #[error("answer: wanted {wanted}, the profile allows {allowed}")]
     NewTokens { wanted: Tokens, allowed: Tokens },
     #[error("frames: wanted {wanted} at once, the profile's slots and a question allow {allowed}")]
@@ -61,6 +65,8 @@ pub struct Loaded {
     pub decoder: DecoderShape,
     pub decoder_weights: Bytes,
     pub decoder_workspace: Bytes,
+    /// What the encoder's work on one tile takes.
+    pub tile_workspace: Bytes,
     /// Width and height of the segmenter's picture, where one was asked for.
     pub segmenter: Option<(Px, Px)>,
 }
@@ -104,6 +110,15 @@ impl Workspaces {
     }
 }
 
+/// Tiles as many as there are threads, and their features.
+#[must_use]
+pub fn tile_bytes(profile: &Profile, manifest: &Manifest) -> Bytes {
+    let shape = &manifest.vision.shape;
+    let (threads, tile) = (profile.engines.threads as u64, u64::from(shape.tile().0));
+    let (pixels, tokens) = (3 * tile * tile, shape.tile_grid().pow(2) as u64);
+    Bytes(threads * (4 * pixels + 2 * tokens * manifest.vision.feature_dim as u64))
+}
+
 /// The memory map of `profile` and `manifest`, with regions made by `method`.
 ///
 /// # Errors
@@ -114,9 +129,6 @@ pub fn memory_map(profile: &Profile, manifest: &Manifest, method: &Method, loade
     let work = Workspaces::new(profile, manifest, method, hidden);
     let (views, strips) = Pyramid::bytes(shape, profile.frame.max_side);
     let slot = FrameSlots::slot_bytes(shape, dim, hidden);
-    let tile = shape.tile().get();
-    let tile_tokens = shape.tile_grid().pow(2);
-    let threads = profile.engines.threads;
     let chunk = profile.engines.projection_chunk;
     let mut lines = vec![
         Line { what: "process, encoder, projector, tokenizer (measured at load)", bytes: loaded.resident },
@@ -128,10 +140,9 @@ pub fn memory_map(profile: &Profile, manifest: &Manifest, method: &Method, loade
         Line { what: "views", bytes: views },
         Line { what: "pyramid strips and filters", bytes: strips },
         Line { what: "picture decoder", bytes: decoder_bytes(profile.frame.max_side) },
-        Line {
-            what: "tiles in and out",
-            bytes: Bytes::of::<f32>(threads * 3 * tile * tile) + Bytes::of::<u16>(threads * tile_tokens * dim),
-        },
+        Line { what: "tiles in and out", bytes: tile_bytes(profile, manifest) },
+        // The first thread's is in the process, measured.
+        Line { what: "encoder workspace of further threads", bytes: Bytes(loaded.tile_workspace.0 * (profile.engines.threads as u64 - 1)) },
         Line { what: "regions", bytes: method.bytes(&profile.compression, work.partition) },
         Line {
             what: "selection",
@@ -204,12 +215,21 @@ pub enum BudgetError {
     Planner(#[from] PlannerError),
 }
 
+/// The longest question, in bytes: more is no text that its tokens' limit stands for.
+#[must_use]
+pub fn max_question(profile: &Profile) -> Bytes {
+    Bytes(u64::from(profile.tokens.max_text.0) * 16)
+}
+
 /// Admits a question of `visual` tokens and `text` tokens, template included, with an answer of up to `new`.
 ///
 /// # Errors
 /// What is over its limit, before any compute.
 pub fn admit(profile: &Profile, manifest: &Manifest, visual: Tokens, text: Tokens, new: Tokens) -> Result<(), PlannerError> {
     let limits = &profile.tokens;
+    if visual > limits.max_visual {
+        return Err(PlannerError::Budget { wanted: visual, allowed: limits.max_visual });
+    }
     if text > limits.max_text {
         return Err(PlannerError::Text { wanted: text, allowed: limits.max_text });
     }
@@ -247,10 +267,11 @@ pub fn allowed(selector: Selector, budget: Budget, layout: &Layout, profile: &Pr
 ///
 /// # Errors
 /// A share of nothing at all.
-pub fn share(budget: &Budget, number: usize, frames: usize) -> Result<Budget, ConfigError> {
+pub fn share(budget: &Budget, number: usize, frames: usize) -> Result<Budget, PlannerError> {
+    let nothing = PlannerError::Share { frame: number + 1, frames };
     let frames = u32::try_from(frames.max(1)).unwrap_or(u32::MAX);
     let rest = |tokens: u32| if number == 0 { tokens % frames } else { 0 };
-    Budget::new(budget.per_view().iter().map(|tokens| Tokens(tokens.0 / frames + rest(tokens.0))).collect())
+    Budget::new(budget.per_view().iter().map(|tokens| Tokens(tokens.0 / frames + rest(tokens.0))).collect()).map_err(|_| nothing)
 }
 
 /// The budget on a frame: that of dropped views goes to the largest view left. Also where each went, by view.

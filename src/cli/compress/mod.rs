@@ -5,6 +5,7 @@
 
 mod input;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use clap::Args;
 use safetensors::{Dtype, tensor::TensorView};
 use serde::Serialize;
 
-use crate::cli::model_logits::THREADS;
+use crate::cli::model_logits::{THREADS, threads};
 use crate::compress::regions::{Labels, Method, Partition, Rows, Sizes, ViewFeatures, Voter};
 use crate::compress::{self, CompressError, MASKED, MergeWork, Mode, SelectWork, Source, align, merge, select};
 use crate::config::{Budget, Compression, ConfigError, POLICIES, Policy, Profile};
@@ -61,7 +62,7 @@ pub struct CompressArgs {
     /// `view{s}.init` [k] i32: the tokens that start k-means
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
-    #[arg(long, default_value_t = THREADS)]
+    #[arg(long, default_value_t = THREADS, value_parser = threads)]
     threads: usize,
 }
 
@@ -135,6 +136,10 @@ pub fn run(args: &CompressArgs, profile: &Profile, json: bool) -> Result<(), Com
     let input = Input::new(&args.input, &bytes)?;
     let shape = shape(&args.input, &bytes)?;
     let budget = Budget::parse(&args.budget, shape.views().len())?;
+    // Every view's features are there, so that nothing is allocated for views that are only claimed.
+    for view in 0..shape.views().len() {
+        input.rows(&format!("view{}.features", view + 1), shape.tokens(view).get())?;
+    }
     let start_bytes = args.init.as_deref().map(map).transpose()?;
     let start = args.init.as_deref().zip(start_bytes.as_deref()).map(|(path, bytes)| Input::new(path, bytes)).transpose()?;
     if args.init.is_some() && args.partition != Method::Kmeans {
@@ -183,7 +188,10 @@ pub fn run(args: &CompressArgs, profile: &Profile, json: bool) -> Result<(), Com
     write(&args.out, &made)?;
     if json {
         let views: Vec<&Figures> = made.iter().map(|view| &view.figures).collect();
-        println!("{}", serde_json::json!({ "views": views }));
+        let document = serde_json::json!({ "views": views });
+        let mut out = std::io::stdout().lock();
+        let refuse = |error: std::io::Error| CompressCliError::Write { path: "stdout".into(), reason: error.to_string() };
+        writeln!(out, "{document}").map_err(refuse)?;
     }
     Ok(())
 }
@@ -302,7 +310,10 @@ fn compress_view(
         &mut |_, row| out.rows.extend_from_slice(row),
     )?;
     out.figures.merge_ms = ms(begun);
-    Ok(out)
+    match out.rows.iter().position(|value| !value.is_finite()) {
+        Some(at) => Err(refuse(CompressError::NotFinite { what: "merged row", token: Tokens::of(at / dim).0, found: out.rows[at] })),
+        None => Ok(out),
+    }
 }
 
 fn ms(since: Instant) -> f64 {

@@ -92,6 +92,10 @@ impl FrameSource {
     /// As [`Self::open`], with other bands, or of a file that may end early.
     pub fn open_as(path: &Path, limits: &Limits, reading: &Reading) -> Result<Self, ImagingError> {
         let read = |source| ImagingError::Read { path: path.to_owned(), source };
+        // A pipe or a device would wait for ever, or never end.
+        if !std::fs::metadata(path).map_err(read)?.is_file() {
+            return Err(ImagingError::NotAnImage { path: path.to_owned(), found: "what is no regular file".into() });
+        }
         let start = || File::open(path).map(BufReader::new).map_err(read);
         let mut file = start()?;
         let mut magic = Vec::new();
