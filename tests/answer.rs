@@ -49,6 +49,14 @@ fn questions_share_one_ingest_and_keep_their_budgets() {
 }
 
 #[test]
+fn sixteen_threads_keep_to_the_plan() {
+    let document =
+        common::documents(&["--profile", "a6000", "--json", "ask", "samples/real.jpg", "is there a tent?", "--budget", "300"]).remove(0);
+    let memory = &document["receipt"]["memory"];
+    assert!(number(&memory["peak_bytes"]) <= 1.1 * number(&memory["planned_bytes"]), "{memory}");
+}
+
+#[test]
 fn the_same_question_gives_the_same_answer_alone_and_after_another() {
     let ask = |questions: &[&str]| {
         let mut args = vec!["--json", "ask", "samples/real.jpg", "--budget", "300"];

@@ -55,7 +55,7 @@ fn an_answer_allocates_nothing() {
     std::fs::write(&file, host.replace("vision = \"onnx\"", "vision = \"scripted\"")).unwrap();
     let profile = Profile::load(file.to_str().unwrap()).unwrap();
     let manifest = Manifest::load(&root.join("models/uhr-nano")).unwrap();
-    let engines = Engines::load(&profile, &manifest, &Method::Kmeans, &|| Bytes(0)).unwrap();
+    let engines = Engines::load(&profile, &manifest, &Method::Kmeans).unwrap();
     assert_eq!((engines.encoder.id(), engines.decoder.id().contains("gguf")), ("scripted", true));
     let budget = planner::budget(Some("700"), &profile, &manifest).unwrap();
     let limits = Limits::of(&profile);

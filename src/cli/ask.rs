@@ -109,7 +109,7 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
         sizes.iter().try_for_each(|&(width, height)| map.fits(width, height))?;
     }
     let resident = || board::resident_memory().unwrap_or(Bytes(0));
-    let engines = Engines::load(&profile, &manifest, &args.partition, &resident)?;
+    let engines = Engines::load(&profile, &manifest, &args.partition)?;
     let mut pipeline = Pipeline::new(profile, manifest, engines, &args.partition, resident())?;
     let sources = inputs.iter().map(|frame| FrameSource::open_as(frame.as_ref(), &pipeline.limits(), &reading));
     let sources = sources.collect::<Result<Vec<_>, _>>()?;

@@ -64,7 +64,7 @@ pub fn run(args: &PlanArgs, cli: &Cli) -> Result<(), CliError> {
         None => None,
     };
     let resident = || board::resident_memory().unwrap_or(Bytes(0));
-    let engines = Engines::load(&profile, &manifest, &args.partition, &resident)?;
+    let engines = Engines::load(&profile, &manifest, &args.partition)?;
     let pipeline = Pipeline::new(profile, manifest, engines, &args.partition, resident())?;
     let (map, profile) = (pipeline.map(), pipeline.profile());
     if cli.json {

@@ -1,4 +1,4 @@
-//! What runs a network: the vision encoder, the projector and the decoder, each behind a trait; here alone is known that there are several of each.
+//! What runs a network: the vision encoder, the projector and the decoder, each behind a trait.
 //!
 //! # Why
 //! A shape or a type that an engine can't serve is found at load, by the tensor's name, and never in flight. Sizes of weights and
@@ -47,6 +47,10 @@ pub trait VisionEncoder: Send {
     fn bytes(&self) -> Bytes;
     /// `tiles` `[n,3,T,T]` f32, normalised → `out` `[n,P,d_v]` f16, tiles shared out over `pool`. A tile's features don't depend on its neighbours.
     fn encode(&mut self, tiles: &[f32], out: &mut [f16], pool: &Pool) -> Result<(), EngineError>;
+    /// Runs on every thread of `pool` at the same time, so that all it will ever hold is resident before memory is measured.
+    fn warm_up(&mut self, _pool: &Pool) -> Result<(), EngineError> {
+        Ok(())
+    }
 }
 
 /// Features to the decoder's width.

@@ -35,17 +35,15 @@ pub struct Engines {
     pub segmenter: Option<Box<dyn Segmenter>>,
     pub stop: Vec<u32>,
     pub pool: Arc<Pool>,
-    /// What the process grew by when the encoder took its first tile: about what each further thread's tile will add.
-    tile_workspace: Bytes,
 }
 
 impl Engines {
     /// Loads what `profile` names from the package `manifest`, checks shapes against each other, and runs each network once, so that its workspace
-    /// is resident. A segmenter is loaded only where `method` asks for it. `resident`: the process's memory at the moment.
+    /// is resident. A segmenter is loaded only where `method` asks for it.
     ///
     /// # Errors
     /// Whatever is wrong with the package, and tiles that are more than the profile's memory, before they are allocated.
-    pub fn load(profile: &Profile, manifest: &Manifest, method: &Method, resident: &dyn Fn() -> Bytes) -> Result<Self, PipelineError> {
+    pub fn load(profile: &Profile, manifest: &Manifest, method: &Method) -> Result<Self, PipelineError> {
         let (wanted, allowed) = (planner::tile_bytes(profile, manifest), profile.memory_limit);
         if wanted > allowed {
             return Err(PlannerError::Memory { wanted, allowed }.into());
@@ -101,15 +99,13 @@ impl Engines {
         let threads = profile.engines.threads;
         let tiles = vec![0.0; threads * 3 * tile * tile];
         let mut features = vec![f16::ZERO; threads * shape.tokens() * vision.feature_dim];
-        let before = resident();
-        encoder.encode(&tiles[..3 * tile * tile], &mut features[..shape.tokens() * vision.feature_dim], &pool)?;
-        let tile_workspace = resident() - before;
+        encoder.warm_up(&pool)?;
         encoder.encode(&tiles, &mut features, &pool)?;
         projector.project(&features[..vision.feature_dim], &mut vec![0.0; hidden])?;
         if let Some(mlp) = &mut selected_token_mlp {
             mlp.project(&vec![f16::ZERO; hidden], &mut vec![0.0; hidden])?;
         }
-        Ok(Self { encoder, projector, decoder, tokenizer, positions, selected_token_mlp, segmenter, stop, pool, tile_workspace })
+        Ok(Self { encoder, projector, decoder, tokenizer, positions, selected_token_mlp, segmenter, stop, pool })
     }
 
     /// For the memory map; `resident` is that of the process after the load.
@@ -120,7 +116,6 @@ impl Engines {
             decoder: self.decoder.shape().clone(),
             decoder_weights: self.decoder.weights(),
             decoder_workspace: self.decoder.workspace(),
-            tile_workspace: self.tile_workspace,
             segmenter: self.segmenter.as_ref().map(|segmenter| segmenter.size()),
         }
     }

@@ -65,8 +65,6 @@ pub struct Loaded {
     pub decoder: DecoderShape,
     pub decoder_weights: Bytes,
     pub decoder_workspace: Bytes,
-    /// What the encoder's work on one tile takes.
-    pub tile_workspace: Bytes,
     /// Width and height of the segmenter's picture, where one was asked for.
     pub segmenter: Option<(Px, Px)>,
 }
@@ -141,8 +139,6 @@ pub fn memory_map(profile: &Profile, manifest: &Manifest, method: &Method, loade
         Line { what: "pyramid strips and filters", bytes: strips },
         Line { what: "picture decoder", bytes: decoder_bytes(profile.frame.max_side) },
         Line { what: "tiles in and out", bytes: tile_bytes(profile, manifest) },
-        // The first thread's is in the process, measured.
-        Line { what: "encoder workspace of further threads", bytes: Bytes(loaded.tile_workspace.0 * (profile.engines.threads as u64 - 1)) },
         Line { what: "regions", bytes: method.bytes(&profile.compression, work.partition) },
         Line {
             what: "selection",
