@@ -15,11 +15,22 @@ def cpu():
     return re.search(r"model name\s*: (.*)", text).group(1) if "model name" in text else platform.processor()
 
 
-def table(work, device, out):
+def measured(work, cache):
+    """The encoder's figures on backgrounds that it was trained on and on others, a line each."""
+    import encoder
+    import torch
+
+    model = encoder.Encoder()
+    model.load_state_dict(torch.load(work / "encoder.pt", weights_only=False)["model"])
+    return [f"- {split} backgrounds: {encoder.check(model, cache, split, 48).replace('|', '/')}" for split in ("train", "test")]
+
+
+def table(work, cache, device, out):
     """The logs as a table: minutes, updates and what was measured, a row every twenty minutes and the last."""
     lines = [f"# Training of uhr-nano\n\nMade by tools/train/train.py from its logs. Device: {device}, one thread for training and one process for drawing.\n"]
     for name, what in (("encoder", "precision/recall, class and colour accuracy a view, coarsest first"), ("decoder", "scenes of banked tokens, held out")):
         if not (work / f"{name}.log").exists():
+            lines += [f"\n## {name.capitalize()}: {what}\n", "Taken as it was from the package that this run began with; measured anew, 48 tiles a view:\n", *measured(work, cache)]
             continue
         lines += [f"\n## {name.capitalize()}: {what}\n", "| minutes | updates | measured |\n|---|---|---|"]
         last, minutes = -20.0, 0.0
@@ -58,7 +69,7 @@ def main():
             run("bank.py", "--out", args.work, "--cache", args.cache, "--seed", args.seed + 1)
         run("decoder.py", "--out", args.work, "--minutes", args.decoder_minutes, "--lr", args.decoder_lr, "--seed", args.seed + 2)
         run("export.py", "--work", args.work, "--out", args.out)
-    table(args.work, args.device, HERE / "table.md")
+    table(args.work, args.cache, args.device, HERE / "table.md")
 
 
 if __name__ == "__main__":
