@@ -156,7 +156,7 @@ impl Raster {
 /// What the sensors of a small aircraft are taken to be good for: position without correction, gimbal, focal length from its 35 mm figure.
 const POSITION_M: f64 = 5.0;
 const ANGLE: f64 = 1.5;
-const FOCAL: f64 = 0.03;
+const FOCAL: f64 = 0.1;
 /// Of the height: the barometer's drift, and ground that isn't flat.
 const HEIGHT_M: f64 = 3.0;
 const HEIGHT: f64 = 0.05;

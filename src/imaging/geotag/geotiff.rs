@@ -37,11 +37,15 @@ fn affine(reader: &mut Reader, keys: &[u16]) -> Result<[f64; 6], String> {
     let (scale, points) = (numbers(Tag::ModelPixelScaleTag), numbers(Tag::ModelTiepointTag));
     let [a, b, c, d, e, f] = match (&matrix[..], &scale[..], &points[..]) {
         (&[a, b, _, c, d, e, _, f, ..], ..) => [a, b, c, d, e, f],
-        (_, &[wide, tall, ..], &[column, row, _, x, y, _]) => [wide, 0.0, x - column * wide, 0.0, -tall, y + row * tall],
-        _ => return Err("wanted a pixel scale with one tie point, or a transformation".into()),
+        (_, &[wide, tall, ..], &[column, row, _, x, y, _]) if wide > 0.0 && tall > 0.0 => [wide, 0.0, x - column * wide, 0.0, -tall, y + row * tall],
+        _ => return Err("wanted a pixel scale above 0 with one tie point, or a transformation".into()),
     };
     // Coordinates of pixels' centres: a pixel's corner is half a pixel before.
     let half = if key(keys, RASTER_TYPE) == Some(2) { 0.5 } else { 0.0 };
     let affine = [a, b, c - half * (a + b), d, e, f - half * (d + e)];
-    if affine.iter().all(|number| number.is_finite()) { Ok(affine) } else { Err("coordinates that are not finite".into()) }
+    match affine {
+        _ if affine.iter().any(|number| !number.is_finite()) => Err("coordinates that are not finite".into()),
+        [a, b, _, d, e, _] if a * e - b * d == 0.0 => Err("coordinates that don't tell pixels apart".into()),
+        _ => Ok(affine),
+    }
 }
