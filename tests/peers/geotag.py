@@ -1,8 +1,8 @@
 """Places of frames and of their evidence: against exiftool's figures of made frames and of real drone frames, and against GDAL's coordinates of rasters,
 within 1e-6 degrees.
 
-Real drone frames are looked for in ../shared/data/frames, exiftool on the path (Debian: libimage-exiftool-perl). What isn't there is skipped, and said; with
-UHR_CI set a missing exiftool is a failure.
+Real drone frames are those of the folder that UHR_FRAMES names, if it does; exiftool is wanted on the path (Debian: libimage-exiftool-perl). Where it isn't that
+is said and skipped, or with UHR_CI set a failure.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from rasterio.transform import Affine
 from rasterio.warp import transform
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-FRAMES = ROOT.parent / "shared/data/frames"
+FRAMES = os.environ.get("UHR_FRAMES")
 PACKAGE, NAME = "localtileserver==1.0.0", "landsat7.tif"
 DEGREES = 1e-6
 FIGURES = {"altitude_m": "GPSAltitude", "relative_altitude_m": "RelativeAltitude", "flight_yaw": "FlightYawDegree", "gimbal_yaw": "GimbalYawDegree", "gimbal_pitch": "GimbalPitchDegree", "gimbal_roll": "GimbalRollDegree", "focal_35mm": "FocalLengthIn35mmFormat"}
@@ -147,9 +147,9 @@ def main():
         outcomes = [check_raster(binary, path) for path in rasters(Path(folder), args.cache)]
         outcomes.append(check_other(binary, Path(folder)))
         if shutil.which("exiftool"):
-            frames = sorted(FRAMES.glob("*.jpg"))
+            frames = sorted(Path(FRAMES).glob("*.jpg")) if FRAMES else []
             if not frames:
-                print("SKIPPED: no real drone frames in ../shared/data/frames")
+                print("no real drone frames: UHR_FRAMES names no folder with any")
             outcomes += [check_camera(binary, path) for path in [*cameras(Path(folder)), *frames]]
         else:
             print("exiftool isn't installed: " + ("a failure here" if "UHR_CI" in os.environ else "SKIPPED"))

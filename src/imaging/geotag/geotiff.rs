@@ -37,7 +37,9 @@ fn affine(reader: &mut Reader, keys: &[u16]) -> Result<[f64; 6], String> {
     let (scale, points) = (numbers(Tag::ModelPixelScaleTag), numbers(Tag::ModelTiepointTag));
     let [a, b, c, d, e, f] = match (&matrix[..], &scale[..], &points[..]) {
         (&[a, b, _, c, d, e, _, f, ..], ..) => [a, b, c, d, e, f],
-        (_, &[wide, tall, ..], &[column, row, _, x, y, _]) if wide > 0.0 && tall > 0.0 => [wide, 0.0, x - column * wide, 0.0, -tall, y + row * tall],
+        (_, &[wide, tall, ..], &[column, row, _, x, y, _]) if wide > 0.0 && tall > 0.0 => {
+            [wide, 0.0, x - column * wide, 0.0, -tall, y + row * tall]
+        }
         _ => return Err("wanted a pixel scale above 0 with one tie point, or a transformation".into()),
     };
     // Coordinates of pixels' centres: a pixel's corner is half a pixel before.
