@@ -1,7 +1,8 @@
-"""Asks the built binary 500 questions on 50 drawn frames that training never saw (other seeds, other backgrounds), and the same questions on other frames.
+"""Asks the built binary 500 questions on 50 drawn frames that training never saw (other seeds, other backgrounds), and the same questions on other frames and
+on a blank one.
 
 Writes a line a question to --out as it goes and takes up from there when it was stopped; prints accuracy by family, the no-image prior (the most
-frequent answer of each family over 20,000 questions of training seeds) and the accuracy with shuffled frames.
+frequent answer of each family over 20,000 questions of training seeds), what the model answers without a picture, and the accuracy with shuffled frames.
 """
 
 import argparse
@@ -40,17 +41,18 @@ def ask(binary, frame, questions, extra):
     return [json.loads(line)["text"].strip() for line in lines]
 
 
-def report(rows):
+def report(rows, blank):
     best = prior()
     share = lambda hits: sum(hits) / max(1, len(hits))
-    print("| family | questions | answered right | prior | with shuffled frames |")
-    print("|---|---|---|---|---|")
+    print("| family | questions | answered right | most frequent answer | on a blank frame | with shuffled frames |")
+    print("|---|---|---|---|---|---|")
     for family in [*scenes.FAMILIES, "all"]:
         mine = [r for r in rows if family in (r["family"], "all")]
         right = share([r["answer"] == r["found"] for r in mine])
         constant = share([r["answer"] == best[r["family"]] for r in mine])
+        unseen = share([r["answer"] == blank[r["question"]] for r in mine])
         shuffled = share([r["answer"] == r["shuffled"] for r in mine])
-        print(f"| {family} | {len(mine)} | {right:.3f} | {constant:.3f} | {shuffled:.3f} |")
+        print(f"| {family} | {len(mine)} | {right:.3f} | {constant:.3f} | {unseen:.3f} | {shuffled:.3f} |")
 
 
 def main():
@@ -61,6 +63,8 @@ def main():
     parser.add_argument("--model", default="models/uhr-nano")
     args = parser.parse_args()
     rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    blank = {r["question"]: r["blank"] for r in rows if "blank" in r}
+    rows = [r for r in rows if "blank" not in r]
     done = {r["scene"] for r in rows}
     sources = backgrounds.load(args.cache, "test")
     made = [scenes.make_scene(FIRST_SEED + i, sources) for i in range(FRAMES)]
@@ -81,10 +85,17 @@ def main():
                     rows.append({"scene": i, "of": scene_at, "number": number, "family": q["family"], "question": q["question"], "answer": q["answer"], key: answer})
                     out.write(json.dumps(rows[-1]) + "\n")
             out.flush()
+        texts = sorted({q["question"] for questions in asked for q in questions} - set(blank))
+        if texts:
+            frame = Path(folder) / "blank.png"
+            Image.new("RGB", (4400, 4000), (123, 117, 104)).save(frame)
+            for question, text in zip(texts, ask(args.binary, frame, [{"question": question} for question in texts], ["--model", args.model])):
+                blank[question] = text
+                out.write(json.dumps({"question": question, "blank": text}) + "\n")
     merged = collections.defaultdict(dict)
     for r in rows:
         merged[r["of"], r["number"]].update({k: v for k, v in r.items() if k != "scene"})
-    report(list(merged.values()))
+    report(list(merged.values()), blank)
 
 
 if __name__ == "__main__":
