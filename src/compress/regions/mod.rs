@@ -53,6 +53,22 @@ impl Rows<'_> {
         }
     }
 
+    /// The first value of those from `start` on that is not finite. Looked for only where a pass without branches has seen one.
+    fn not_finite(&self, start: usize, len: usize) -> Option<f32> {
+        match self {
+            Self::F16(rows) => {
+                let row = &rows[start..start + len];
+                let any = row.iter().fold(false, |any, value| any | (value.to_bits() & 0x7c00 == 0x7c00));
+                row.iter().find(|value| any && !value.is_finite()).map(|value| value.to_f32())
+            }
+            Self::F32(rows) => {
+                let row = &rows[start..start + len];
+                let any = row.iter().fold(false, |any, value| any | !value.is_finite());
+                row.iter().find(|value| any && !value.is_finite()).copied()
+            }
+        }
+    }
+
     /// Values from `start` on, which are finite, times `scale`.
     fn copy_scaled(&self, isa: Isa, start: usize, scale: f32, out: &mut [f32]) {
         let range = start..start + out.len();

@@ -50,14 +50,15 @@ impl Settings {
             shard.bad = None;
             let row = &mut shard.rows[..view.dim + 2];
             for ((&token, scale), own) in open[(number * per_shard).min(open.len())..].iter().zip(scales).zip(owns) {
-                let feature = &mut row[..view.dim];
-                view.rows.copy(token as usize, feature);
-                let norm = squares(self.isa, feature).sqrt();
-                if !norm.is_finite() {
-                    let value = feature.iter().find(|value| !value.is_finite()).copied().unwrap_or(f32::INFINITY);
-                    shard.bad = Some((token, value));
+                let start = token as usize * view.dim;
+                shard.bad = view.rows.not_finite(start, view.dim).map(|value| (token, value));
+                if shard.bad.is_some() {
                     return;
                 }
+                let feature = &mut row[..view.dim];
+                view.rows.copy_scaled(self.isa, start, 1.0, feature);
+                // f32 squares in f64: finite.
+                let norm = squares(self.isa, feature).sqrt();
                 *scale = self.embedding.scale(norm);
                 self.embedding.scaled(view, token, *scale, row);
                 *own = squares(self.isa, row) as f32;

@@ -78,10 +78,11 @@ impl Sketch {
                         row.fill(0.0);
                         continue;
                     }
-                    view.rows.copy(first + at, row);
-                    if let Some(bad) = row.iter().find(|value| !value.is_finite()) {
-                        scratch.bad.get_or_insert(((first + at) as u32, *bad));
+                    let start = (first + at) * dim;
+                    if let Some(bad) = view.rows.not_finite(start, dim) {
+                        scratch.bad.get_or_insert(((first + at) as u32, bad));
                     }
+                    view.rows.copy_scaled(isa, start, 1.0, row);
                 }
                 let products = &mut scratch.products[..count * wide];
                 float_products(isa, inputs, dim, signs, products);
