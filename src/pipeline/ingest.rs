@@ -3,13 +3,14 @@
 use std::ops::AddAssign;
 use std::time::Instant;
 
+use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::arena::FrameLease;
 use crate::compress::regions::{Rows, ViewFeatures};
 use crate::compress::{MASKED, Selector, clusters};
 use crate::config::{Budget, ClusterOn, Padding};
-use crate::geometry::{Layout, TokenOrder, ViewLayout};
+use crate::geometry::{Coordinates, Layout, TokenOrder, ViewLayout};
 use crate::imaging::FrameSource;
 use crate::pipeline::maps::Framed;
 use crate::pipeline::{Pipeline, PipelineError};
@@ -45,6 +46,17 @@ pub struct IngestTimes {
     pub views: f64,
     pub encode: f64,
     pub regions: f64,
+}
+
+/// Tokens of padding masked, the others without a label.
+fn mask(view: &ViewLayout, labels: &mut [u32]) {
+    (0..).zip(labels).for_each(|(token, label)| *label = if view.is_masked(token) { MASKED } else { 0 });
+}
+
+/// A view's rows of width `dim`, which stand first in `rows`, as a partition takes them.
+fn clustered<'a>(view: &ViewLayout, rows: &'a [f16], dim: usize, coordinates: Coordinates) -> ViewFeatures<'a> {
+    let grid = view.grid();
+    ViewFeatures { rows: Rows::F16(&rows[..grid.tokens() * dim]), dim, grid, coordinates, starts: None }
 }
 
 impl AddAssign for IngestTimes {
@@ -137,13 +149,10 @@ impl Pipeline {
     /// Labels of one view's tokens: regions, or one where the selector looks at none.
     fn regions(&mut self, lease: FrameLease, view: &ViewLayout, selector: Selector, most: usize) -> Result<(), PipelineError> {
         let at = view.id.index();
-        let mask = |labels: &mut [u32]| {
-            (0..).zip(labels.iter_mut()).for_each(|(token, label)| *label = if view.is_masked(token) { MASKED } else { 0 });
-        };
         let slot = self.slots.get_mut(lease)?;
         let labels = slot.view_parts(at).1;
         if self.maps.is_none() {
-            mask(labels);
+            mask(view, labels);
         } else if view.grid().order != TokenOrder::Raster {
             // A label map has voted on all tokens by now, row by row.
             let raster = &mut self.relabelled[..labels.len()];
@@ -155,14 +164,11 @@ impl Pipeline {
             return Ok(());
         }
         let projected = self.project_view(lease, view)?;
+        let dim = self.cluster_dim(projected);
         let slot = self.slots.get_mut(lease)?;
         let (features, labels) = slot.view_parts(at);
-        let (rows, dim) = match projected {
-            true => (&self.projected[..labels.len() * self.engines.decoder.shape().hidden], self.engines.decoder.shape().hidden),
-            false => (features, self.manifest.vision.feature_dim),
-        };
-        let view =
-            ViewFeatures { rows: Rows::F16(rows), dim, grid: view.grid(), coordinates: self.manifest.policy.coordinates, starts: None };
+        let rows = if projected { &self.projected } else { features };
+        let view = clustered(view, rows, dim, self.manifest.policy.coordinates);
         slot.regions[at] = self.partition.partition(&view, most, &self.engines.pool, labels)?.regions;
         Ok(())
     }
@@ -170,15 +176,17 @@ impl Pipeline {
     /// A view clustered again with `most` clusters, into `relabelled`: how many regions that makes.
     pub(super) fn recluster(&mut self, lease: FrameLease, view: &ViewLayout, most: usize) -> Result<usize, PipelineError> {
         let projected = self.project_view(lease, view)?;
+        let dim = self.cluster_dim(projected);
         let labels = &mut self.relabelled[..view.tokens().get()];
-        (0..).zip(labels.iter_mut()).for_each(|(token, label)| *label = if view.is_masked(token) { MASKED } else { 0 });
-        let (rows, dim) = match projected {
-            true => (&self.projected[..labels.len() * self.engines.decoder.shape().hidden], self.engines.decoder.shape().hidden),
-            false => (self.slots.get(lease)?.view_features(view.id.index()), self.manifest.vision.feature_dim),
-        };
-        let view =
-            ViewFeatures { rows: Rows::F16(rows), dim, grid: view.grid(), coordinates: self.manifest.policy.coordinates, starts: None };
+        mask(view, labels);
+        let rows = if projected { &self.projected } else { self.slots.get(lease)?.view_features(view.id.index()) };
+        let view = clustered(view, rows, dim, self.manifest.policy.coordinates);
         Ok(self.partition.partition(&view, most, &self.engines.pool, labels)?.regions)
+    }
+
+    /// Width of the rows that are clustered.
+    fn cluster_dim(&self, projected: bool) -> usize {
+        if projected { self.engines.decoder.shape().hidden } else { self.manifest.vision.feature_dim }
     }
 
     /// h of all tokens of a view into `projected`, where the policy clusters that; whether it does.

@@ -103,8 +103,8 @@ impl<'a> Input<'a> {
         self.optional(name, dtype, shape)?.ok_or_else(|| self.wrong(name, format!("{dtype:?} {shape:?}"), "none".into()))
     }
 
-    /// Features `[count, d]` in f32 or f16, all finite.
-    pub fn rows(&self, name: &str, count: usize) -> Result<Features<'a>, CompressCliError> {
+    /// Type, width and bytes of features `[count, d]` in f32 or f16; their values are not looked at.
+    pub fn shaped(&self, name: &str, count: usize) -> Result<(Dtype, usize, &'a [u8]), CompressCliError> {
         let wanted = || format!("F32 or F16 [{count}, d]");
         let tensor = self.tensors.tensor(name).map_err(|_| self.wrong(name, wanted(), "none".into()))?;
         let (&[rows, dim], dtype @ (Dtype::F32 | Dtype::F16)) = (tensor.shape(), tensor.dtype()) else {
@@ -113,7 +113,12 @@ impl<'a> Input<'a> {
         if rows != count || dim == 0 {
             return Err(self.wrong(name, wanted(), format!("{dtype:?} [{rows}, {dim}]")));
         }
-        let bytes = tensor.data();
+        Ok((dtype, dim, tensor.data()))
+    }
+
+    /// Features `[count, d]` in f32 or f16, all finite.
+    pub fn rows(&self, name: &str, count: usize) -> Result<Features<'a>, CompressCliError> {
+        let (dtype, dim, bytes) = self.shaped(name, count)?;
         let values = if dtype == Dtype::F32 {
             Values::F32(bytemuck::try_cast_slice(bytes).map_or_else(|_| Cow::Owned(floats(bytes)), Cow::Borrowed))
         } else {

@@ -138,7 +138,7 @@ pub fn run(args: &CompressArgs, profile: &Profile, json: bool) -> Result<(), Com
     let budget = Budget::parse(&args.budget, shape.views().len())?;
     // Every view's features are there, so that nothing is allocated for views that are only claimed.
     for view in 0..shape.views().len() {
-        input.rows(&format!("view{}.features", view + 1), shape.tokens(view).get())?;
+        input.shaped(&format!("view{}.features", view + 1), shape.tokens(view).get())?;
     }
     let start_bytes = args.init.as_deref().map(map).transpose()?;
     let start = args.init.as_deref().zip(start_bytes.as_deref()).map(|(path, bytes)| Input::new(path, bytes)).transpose()?;

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::compress::CompressError;
 use crate::compress::regions::ViewFeatures;
+use crate::compress::{CompressError, MASKED};
 use crate::kernels::{Isa, squares};
 
 /// The weights of features and of place.
@@ -63,6 +63,12 @@ impl Embedding {
         let largest = self.lambda_feature.max(self.lambda_position);
         if largest > 0.0 { largest } else { 1.0 }
     }
+}
+
+/// The unmasked tokens, ascending, into `open`, which has room for them.
+pub fn open_tokens(labels: &[u32], open: &mut Vec<u32>) {
+    open.clear();
+    open.extend(labels.iter().zip(0..).filter(|(label, _)| **label != MASKED).map(|(_, token)| token));
 }
 
 /// Refuses a view whose rows, grid and labels don't agree.

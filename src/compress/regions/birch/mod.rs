@@ -8,10 +8,10 @@
 mod tree;
 mod ward;
 
+use crate::compress::CompressError;
 use crate::compress::regions::centres::{dense, pack};
-use crate::compress::regions::embed::{Embedding, check_view};
+use crate::compress::regions::embed::{Embedding, check_view, open_tokens};
 use crate::compress::regions::{Partition, Partitioned, ViewFeatures};
-use crate::compress::{CompressError, MASKED};
 use crate::config;
 use crate::kernels::{Isa, LANES, Pool, nearest};
 use crate::units::Bytes;
@@ -197,8 +197,7 @@ impl Partition for Birch {
     ) -> Result<Partitioned, CompressError> {
         check_view(view, labels)?;
         self.check(labels.len(), view.dim, clusters)?;
-        self.open.clear();
-        self.open.extend(labels.iter().zip(0..).filter(|(label, _)| **label != MASKED).map(|(_, token)| token));
+        open_tokens(labels, &mut self.open);
         if self.open.is_empty() {
             return Ok(Partitioned { regions: 0, iterations: 0, objective: 0.0 });
         }

@@ -11,7 +11,7 @@ mod start;
 mod work;
 
 use crate::compress::regions::centres::dense;
-use crate::compress::regions::embed::{Embedding, check_view};
+use crate::compress::regions::embed::{Embedding, check_view, open_tokens};
 use crate::compress::regions::{Partition, Partitioned, Rows, ViewFeatures};
 use crate::compress::{CompressError, MASKED};
 use crate::config::{Start, Stop};
@@ -97,8 +97,7 @@ impl Partition for KMeans {
             return Err(CompressError::NoClusters);
         }
         work.check(labels.len(), view.dim, clusters)?;
-        work.open.clear();
-        work.open.extend(labels.iter().zip(0..).filter(|(label, _)| **label != MASKED).map(|(_, token)| token));
+        open_tokens(labels, &mut work.open);
         if work.open.is_empty() {
             return Ok(Partitioned { regions: 0, iterations: 0, objective: 0.0 });
         }
