@@ -4,7 +4,8 @@
 //! A budget in tokens, a side in pixels and a slab in bytes are all integers; handed over bare, two of them swap places once and nobody sees it.
 
 use std::fmt;
-use std::ops::{Add, AddAssign, Sub};
+use std::ops::{Add, AddAssign, Mul, Sub};
+use std::time::Duration;
 
 macro_rules! count {
     ($(#[$doc:meta])* $name:ident, $repr:ty, $suffix:literal) => {
@@ -56,6 +57,19 @@ count!(
 count!(
     /// Memory or file size.
     Bytes, u64, " bytes"
+);
+
+count!(
+    /// Electrical power.
+    Milliwatts, u32, " mW"
+);
+count!(
+    /// A share of one.
+    PerMille, u16, " per mille"
+);
+count!(
+    /// Tiles of the views, each a picture for the encoder.
+    Tiles, u32, " tiles"
 );
 
 impl Tokens {
@@ -116,6 +130,99 @@ impl fmt::Display for FrameId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
+}
+
+/// A time span in milliseconds, never NaN and never negative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Millis(pub f64);
+
+impl Millis {
+    pub const ZERO: Self = Self(0.0);
+
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self(self.0.max(other.0))
+    }
+}
+
+impl Add for Millis {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+}
+
+impl AddAssign for Millis {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl Sub for Millis {
+    type Output = Self;
+    /// Stops at zero: a clock that steps back makes no time.
+    fn sub(self, other: Self) -> Self {
+        Self((self.0 - other.0).max(0.0))
+    }
+}
+
+impl Mul<f64> for Millis {
+    type Output = Self;
+    fn mul(self, factor: f64) -> Self {
+        Self(self.0 * factor)
+    }
+}
+
+impl std::iter::Sum for Millis {
+    fn sum<I: Iterator<Item = Self>>(items: I) -> Self {
+        items.fold(Self::ZERO, Add::add)
+    }
+}
+
+impl From<Duration> for Millis {
+    fn from(span: Duration) -> Self {
+        Self(span.as_secs_f64() * 1e3)
+    }
+}
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} ms", self.0)
+    }
+}
+
+/// Degrees Celsius.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Celsius(pub f32);
+
+impl fmt::Display for Celsius {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} °C", self.0)
+    }
+}
+
+/// What a board tells of itself at one moment. What it doesn't tell is absent, never zero.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Readings {
+    /// The hottest of its zones.
+    pub temperature: Option<Celsius>,
+    /// Drawn by the whole board.
+    pub power: Option<Milliwatts>,
+    /// By name.
+    pub power_mode: Option<String>,
+    /// Share of time that the GPU was busy.
+    pub gpu_load: Option<PerMille>,
+    /// The memory's clock as a share of its highest.
+    pub memory_clock: Option<PerMille>,
+    /// Memory that could be had without swapping.
+    pub available: Option<Bytes>,
+    /// How long ago this was read.
+    pub age: Millis,
+    /// Older than the board's period allows: it is the last there is, not how things stand.
+    pub stale: bool,
 }
 
 #[cfg(test)]
