@@ -122,6 +122,12 @@ impl ViewId {
     }
 }
 
+impl fmt::Display for ViewId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} from the coarsest", self.0)
+    }
+}
+
 /// A frame by the first eight bytes of its file's SHA-256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FrameId(pub [u8; 8]);

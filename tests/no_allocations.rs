@@ -9,7 +9,7 @@ use uhr_edge::compress::regions::Method;
 use uhr_edge::compress::{Mode, Selector};
 use uhr_edge::config::{Manifest, Profile};
 use uhr_edge::imaging::{FrameSource, Limits};
-use uhr_edge::pipeline::{Engines, Pipeline, Question, Wanted};
+use uhr_edge::pipeline::{Engines, Pipeline, Question, Request};
 use uhr_edge::planner;
 use uhr_edge::units::{Bytes, Tokens};
 
@@ -61,17 +61,22 @@ fn an_answer_allocates_nothing() {
     let limits = Limits::of(&profile);
     let mut pipeline = Pipeline::new(profile, manifest, engines, &Method::Kmeans, Bytes(0)).unwrap();
     let source = FrameSource::open(&root.join("samples/real.jpg"), &limits).unwrap();
-    let wanted = Wanted { budget: budget.clone(), selector: Selector::UhrBat };
-    let (frame, _) = pipeline.ingest(source, &wanted, &mut |_, _| ()).unwrap();
-    let max_new = Tokens(4);
+    let request =
+        |mode| Request { budget: budget.clone(), selector: Selector::UhrBat, mode, encode_tiles: None, max_new: Tokens(4), deadline: None };
+    let sources = [source];
+    let first = pipeline.prompt("is there a red ship?").unwrap();
+    let mut plan = pipeline.plan_first(&sources, &first, &request(Mode::Paper)).unwrap();
+    let [source] = sources;
+    let (frame, _) = pipeline.ingest(0, source, &mut plan, &mut |_, _| ()).unwrap();
     let mut answers = [[0; 4]; 4];
     let texts = ["is there a red ship?", "how many blue tents are there?"];
     let cases = [Mode::Paper, Mode::Coverage].into_iter().flat_map(|mode| texts.map(|text| (mode, text)));
     for ((mode, text), answer) in cases.zip(&mut answers) {
-        let prompt = pipeline.prompt(text, budget.total(), max_new).unwrap();
-        let question = Question { prompt, max_new, mode };
+        let prompt = pipeline.prompt(text).unwrap();
+        let mut plan = pipeline.plan_again(&[&frame], &prompt, &request(mode)).unwrap();
+        let question = Question { prompt, mode };
         let mut made = 0;
-        let seen = counted(|| made = pipeline.answer_tokens(&[&frame], &question, answer).map_or(0, |(count, _)| count));
+        let seen = counted(|| made = pipeline.answer_tokens(&[&frame], &question, &mut plan, answer).map_or(0, |(count, _)| count));
         assert!(made > 0);
         assert_eq!(seen, 0, "allocations between prompt ids and answer ids, {mode:?}");
     }

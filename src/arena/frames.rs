@@ -15,12 +15,18 @@ pub struct FrameSlot {
     pub labels: Vec<u32>,
     /// Regions of each view.
     pub regions: Vec<usize>,
+    /// Clusters that each fine view's labels were made with for the tiles it shows; `None`: they are of other tiles.
+    pub clustered: Vec<Option<usize>>,
     /// h⁽¹⁾ of the anchor's unmasked tokens, `[n, d]` f16 in front.
     pub anchor: Vec<f16>,
     /// Where the frame lies in its views; `None` while the slot is empty.
     pub layout: Option<Layout>,
-    /// First token of each view.
+    /// Tiles of all views, raster order: whose features are here, and which of them the labels are over.
+    encoded: Vec<bool>,
+    shown: Vec<bool>,
+    /// First token and first tile of each view.
     starts: Vec<usize>,
+    tile_starts: Vec<usize>,
     dim: usize,
 }
 
@@ -40,15 +46,21 @@ pub struct FrameSlots {
 impl FrameSlot {
     fn new(shape: &VisionShape, feature_dim: usize, hidden: usize) -> Self {
         let all = shape.all_tokens().get();
-        let starts = (0..=shape.views().len()).map(|view| (0..view).map(|view| shape.tokens(view).get()).sum()).collect();
+        let sums = |of: &dyn Fn(usize) -> usize| (0..=shape.views().len()).map(|view| (0..view).map(of).sum()).collect::<Vec<usize>>();
+        let (starts, tile_starts) = (sums(&|view| shape.tokens(view).get()), sums(&|view| shape.tiles(view)));
+        let tiles = tile_starts[shape.views().len()];
         Self {
             epoch: 0,
             features: vec![f16::ZERO; all * feature_dim],
             labels: vec![0; all],
             regions: vec![0; shape.views().len()],
+            clustered: vec![None; shape.views().len()],
             anchor: vec![f16::ZERO; shape.tokens(0).get() * hidden],
             layout: None,
+            encoded: vec![false; tiles],
+            shown: vec![false; tiles],
             starts,
+            tile_starts,
             dim: feature_dim,
         }
     }
@@ -78,10 +90,24 @@ impl FrameSlot {
         &self.labels[self.starts[view]..self.starts[view + 1]]
     }
 
-    /// Features and, to write, labels of a view.
-    pub fn view_parts(&mut self, view: usize) -> (&[f16], &mut [u32]) {
+    /// Tiles of a view: those whose features are here, and those that its labels are over.
+    #[must_use]
+    pub fn view_tiles(&self, view: usize) -> (&[bool], &[bool]) {
+        let range = self.tile_starts[view]..self.tile_starts[view + 1];
+        (&self.encoded[range.clone()], &self.shown[range])
+    }
+
+    /// As [`Self::view_tiles`], to write.
+    pub fn view_tiles_mut(&mut self, view: usize) -> (&mut [bool], &mut [bool]) {
+        let range = self.tile_starts[view]..self.tile_starts[view + 1];
+        (&mut self.encoded[range.clone()], &mut self.shown[range])
+    }
+
+    /// Features and, to write, labels of a view, with the tiles that they may be over.
+    pub fn view_parts(&mut self, view: usize) -> (&[f16], &mut [u32], &[bool]) {
         let (start, end) = (self.starts[view], self.starts[view + 1]);
-        (&self.features[start * self.dim..end * self.dim], &mut self.labels[start..end])
+        let tiles = self.tile_starts[view]..self.tile_starts[view + 1];
+        (&self.features[start * self.dim..end * self.dim], &mut self.labels[start..end], &self.shown[tiles])
     }
 }
 
@@ -96,7 +122,8 @@ impl FrameSlots {
     #[must_use]
     pub fn slot_bytes(shape: &VisionShape, feature_dim: usize, hidden: usize) -> Bytes {
         let all = shape.all_tokens().get();
-        Bytes::of::<f16>(all * feature_dim + shape.tokens(0).get() * hidden) + Bytes::of::<u32>(all)
+        let tiles = (0..shape.views().len()).map(|view| shape.tiles(view)).sum::<usize>();
+        Bytes::of::<f16>(all * feature_dim + shape.tokens(0).get() * hidden) + Bytes::of::<u32>(all) + Bytes::of::<bool>(2 * tiles)
     }
 
     /// Gives the slot that was taken longest ago to a new frame; leases of its old frame end.
@@ -104,7 +131,11 @@ impl FrameSlots {
         self.epoch += 1;
         let oldest = (0..self.slots.len()).min_by_key(|&slot| self.slots[slot].epoch).unwrap_or(0);
         self.slots[oldest].epoch = self.epoch;
-        self.slots[oldest].layout = None;
+        let slot = &mut self.slots[oldest];
+        slot.layout = None;
+        slot.clustered.fill(None);
+        slot.encoded.fill(false);
+        slot.shown.fill(false);
         FrameLease { slot: oldest, epoch: self.epoch }
     }
 

@@ -5,6 +5,15 @@ use std::path::{Path, PathBuf};
 use crate::board::{Board, PowerMode, sysfs};
 use crate::units::{Bytes, Readings};
 
+/// Processor of this machine and how many it has, for calibrations. "unknown" where the system doesn't tell.
+#[must_use]
+pub fn device() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned()));
+    let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    format!("{}, {count} CPUs", model.unwrap_or_else(|| "unknown".into()))
+}
+
 /// Largest resident set of this process so far. `None` where the system doesn't tell.
 #[must_use]
 pub fn peak_memory() -> Option<Bytes> {

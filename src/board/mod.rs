@@ -16,7 +16,7 @@ mod watch;
 
 use std::path::{Path, PathBuf};
 
-pub use host::{HostBoard, peak_memory, resident_memory};
+pub use host::{HostBoard, device, peak_memory, resident_memory};
 pub use jetson::JetsonBoard;
 #[cfg(feature = "nvml")]
 pub use nvml::NvmlBoard;

@@ -3,22 +3,22 @@
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::board;
 use crate::cli::compress::policy;
-use crate::cli::{Cli, CliError, say};
+use crate::cli::{CALIBRATION, Cli, CliError, say};
 use crate::compress::regions::Method;
 use crate::compress::{Mode, Selector};
 use crate::config::{Manifest, Policy, Profile};
 use crate::imaging::{FrameSource, LabelMap, Limits, Reading};
-use crate::pipeline::{Answer, Engines, Frame, IngestTimes, Pipeline, PipelineError, Question, Wanted};
-use crate::planner::{self, PlannerError};
+use crate::pipeline::{Answer, Engines, Frame, Pipeline, PipelineError, Question, Request, Spent};
+use crate::planner::{self, Calibration, PlannerError};
 use crate::report::Overlay;
-use crate::units::{Bytes, Tokens};
+use crate::units::{Bytes, Millis, Tiles, Tokens};
 
 #[derive(Args)]
 pub struct AskArgs {
@@ -49,6 +49,12 @@ pub struct AskArgs {
     /// Features are projected at random to as many coordinates before clustering [default: the profile's]
     #[arg(long, value_name = "D", value_parser = clap::value_parser!(u32).range(1..=4096))]
     cluster_dim: Option<u32>,
+    /// Most tiles of a frame that are encoded for a question: coarse views first, then fine tiles as its importance ranks them [default: all]
+    #[arg(long, value_name = "N")]
+    encode_tiles: Option<u32>,
+    /// An answer within as many milliseconds from the start of the work on it, or a refusal; needs a calibration (`qualify`)
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    deadline_ms: Option<u32>,
     /// Most tokens of an answer [default: the profile's]
     #[arg(long, value_name = "N")]
     max_new: Option<u32>,
@@ -113,27 +119,39 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
     let mut pipeline = Pipeline::new(profile, manifest, engines, &args.partition, resident())?;
     let sources = inputs.iter().map(|frame| FrameSource::open_as(frame.as_ref(), &pipeline.limits(), &reading));
     let sources = sources.collect::<Result<Vec<_>, _>>()?;
-    let wanted =
-        (0..sources.len()).map(|number| Ok(Wanted { budget: planner::share(&budget, number, sources.len())?, selector: args.select }));
-    let wanted = wanted.collect::<Result<Vec<_>, CliError>>()?;
-    let visual = sources.iter().zip(&wanted).map(|(source, wanted)| pipeline.visual(source, wanted));
-    let visual: Tokens = visual.collect::<Result<Vec<_>, _>>()?.into_iter().sum();
-    let prompts = questions.iter().map(|question| pipeline.prompt(question, visual, max_new)).collect::<Result<Vec<_>, _>>()?;
+    calibrate(&mut pipeline, cli)?;
+    let request = Request {
+        budget,
+        selector: args.select,
+        mode: args.mode,
+        encode_tiles: args.encode_tiles.map(Tiles),
+        max_new,
+        deadline: args.deadline_ms.map(|ms| Millis(f64::from(ms))),
+    };
+    let prompts = questions.iter().map(|question| pipeline.prompt(question)).collect::<Result<Vec<_>, _>>()?;
+    // Whatever can be refused is, before any work. What a later question needs is planned again when its turn comes.
+    let plans = prompts.iter().map(|prompt| pipeline.plan_first(&sources, prompt, &request)).collect::<Result<Vec<_>, _>>()?;
+    let mut plan = plans.into_iter().next();
     let bar = bar(cli.quiet);
-    let (mut frames, mut times) = (Vec::new(), IngestTimes::default());
-    for (source, wanted) in sources.into_iter().zip(&wanted) {
-        let (frame, took) = pipeline.ingest(source, wanted, &mut |stage, done| {
+    let (mut frames, mut ingest) = (Vec::new(), Spent::default());
+    for (number, source) in sources.into_iter().enumerate() {
+        let Some(plan) = &mut plan else { break };
+        let (frame, spent) = pipeline.ingest(number, source, plan, &mut |stage, done| {
             bar.set_message(stage);
             bar.set_position((done * 100.0) as u64);
         })?;
-        times += took;
+        ingest += spent;
         frames.push(frame);
     }
     bar.finish_and_clear();
     let frames: Vec<&Frame> = frames.iter().collect();
-    let (mut times, mut peak) = (Some(times), Bytes(0));
+    let (mut ingest, mut peak) = (Some(ingest), Bytes(0));
     for (question, prompt) in questions.iter().zip(prompts) {
-        let mut answer = pipeline.answer(&frames, &Question { prompt, max_new, mode: args.mode }, times.take())?;
+        let mut plan = match plan.take() {
+            Some(plan) => plan,
+            None => pipeline.plan_again(&frames, &prompt, &request)?,
+        };
+        let (mut answer, _) = pipeline.answer(&frames, &Question { prompt, mode: args.mode }, &mut plan, ingest.take())?;
         // The system's own count falls now and then, by pages it hadn't added up yet.
         peak = peak.max(board::peak_memory().unwrap_or(Bytes(0)));
         answer.receipt.memory.peak_bytes = peak.0;
@@ -150,6 +168,19 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
         overlay.draw(&pipeline.shown(0, frame)?);
         overlay.write(path)?;
     }
+    Ok(())
+}
+
+/// Takes the calibration that the command line names, or the usual one where it is there.
+pub(super) fn calibrate(pipeline: &mut Pipeline, cli: &Cli) -> Result<(), CliError> {
+    let usual = Path::new(CALIBRATION);
+    let path = match &cli.calibration {
+        Some(path) => path.as_path(),
+        None if usual.exists() => usual,
+        None => return Ok(()),
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| CliError::Output(format!("{}: {error}", path.display())))?;
+    pipeline.calibrate(Some(Calibration::parse(path, &text, &pipeline.identity(&board::device()))?));
     Ok(())
 }
 
@@ -212,6 +243,9 @@ fn print(question: &str, answer: &Answer, quiet: bool) -> String {
     let mib = |bytes: u64| Bytes(bytes).mib();
     let _ =
         writeln!(text, "  memory: planned {:.0} MiB, peak {:.0} MiB", mib(receipt.memory.planned_bytes), mib(receipt.memory.peak_bytes));
+    if let Some(total) = receipt.predicted_ms.get("total") {
+        let _ = writeln!(text, "  predicted: {} ms at the median, {} ms at most", total["p50"], total["p99"]);
+    }
     for line in &receipt.degraded {
         let _ = writeln!(text, "  note: {line}");
     }

@@ -17,8 +17,11 @@ use crate::config::{ConfigError, Manifest, Profile};
 use crate::engine::EngineError;
 use crate::imaging::{ImagingError, LabelMapError, Limits};
 use crate::pipeline::PipelineError;
-use crate::planner::PlannerError;
+use crate::planner::{CalibrationError, PlannerError};
 use crate::report::ReportError;
+
+/// Where `qualify` writes what the planner reads.
+const CALIBRATION: &str = "qualification/qualification.json";
 
 /// Answers questions about ultra-high-resolution aerial frames inside a fixed token budget and a fixed memory.
 #[derive(Parser)]
@@ -30,6 +33,9 @@ pub struct Cli {
     /// Model package: a folder with model.toml
     #[arg(long, global = true, default_value = "models/uhr-nano", value_name = "DIR")]
     model: PathBuf,
+    /// What `qualify` measured of this device, mode and model [default: qualification/qualification.json, where there is one]
+    #[arg(long, global = true, value_name = "FILE")]
+    calibration: Option<PathBuf>,
     /// One JSON document a result on stdout
     #[arg(long, global = true)]
     json: bool,
@@ -83,6 +89,8 @@ pub enum CliError {
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
     #[error(transparent)]
+    Calibration(#[from] CalibrationError),
+    #[error(transparent)]
     Report(#[from] ReportError),
     #[error(transparent)]
     Views(#[from] views::ViewsError),
@@ -119,6 +127,7 @@ impl CliError {
                 PipelineError::Compress(_) | PipelineError::Stale(_) => 1,
                 PipelineError::Positions(_) | PipelineError::Geometry(_) => 5,
             },
+            Self::Calibration(_) => 5,
             Self::Views(error) => error.exit_code(),
             Self::Compress(error) => match error {
                 CompressCliError::Config(error) => config_code(error),
@@ -162,7 +171,12 @@ fn planner_code(error: &PlannerError) -> u8 {
         | PlannerError::NewTokens { .. }
         | PlannerError::Frames { .. }
         | PlannerError::Question { .. }
+        | PlannerError::EncodeTiles { .. }
+        | PlannerError::Unseen { .. }
+        | PlannerError::Deadline { .. }
+        | PlannerError::Uncalibrated
         | PlannerError::Share { .. } => 3,
+        PlannerError::EncodeMap { .. } => 2,
         PlannerError::Memory { .. } => 1,
     }
 }

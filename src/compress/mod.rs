@@ -12,11 +12,13 @@ mod merge;
 pub mod regions;
 mod residual;
 mod select;
+mod tiles;
 
 pub use align::align;
 pub use merge::{MergeWork, merge};
 pub use residual::{Positions, PositionsError};
 pub use select::{Entry, Mode, Ranked, SelectWork, Selection, Selector, Source, dense, evenly, select, top_of_view};
+pub use tiles::{RankedTile, TileRank};
 
 use crate::config::ClusterRule;
 use crate::units::Tokens;

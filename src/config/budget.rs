@@ -15,7 +15,8 @@ pub const PRESETS: [(&str, [u32; 4]); 4] = [
 const SHARES: [u32; 4] = PRESETS[0].1;
 
 /// Tokens a view, coarsest first; never 0 in all.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(transparent)]
 pub struct Budget {
     per_view: Vec<Tokens>,
 }

@@ -4,6 +4,7 @@
 //! `XFile` is the text as written (kebab-case, unknown keys refused); `X` is what the rest of the house gets, and needs no second look.
 
 mod budget;
+mod device;
 mod manifest;
 mod policy;
 mod profile;
@@ -11,6 +12,7 @@ mod profile;
 use std::path::PathBuf;
 
 pub use budget::{Budget, PRESETS};
+pub use device::{Device, LadderStep, Thermal};
 pub use manifest::{Digest, Language, Manifest, Prompt, Vision};
 pub use policy::{ClusterOn, ClusterRule, ImportanceRows, Keep, POLICIES, Padding, Policy, Start, Stop};
 pub use profile::{Bands, Birch, Compression, EngineKind, Engines, FrameLimits, Profile, TokenLimits};

@@ -4,14 +4,19 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::config::{Budget, ConfigError, PRESETS, parse};
+use crate::config::device::ThermalFile;
+use crate::config::{Budget, ConfigError, Device, LadderStep, PRESETS, Thermal, parse};
 use crate::units::{Bytes, Px, Tokens};
 
 /// Profiles that a lone binary knows: name and text.
-const BUILT_IN: [(&str, &str); 3] = [
+const BUILT_IN: [(&str, &str); 7] = [
     ("host", include_str!("../../firmware-config/host.toml")),
     ("sim", include_str!("../../firmware-config/sim.toml")),
     ("a6000", include_str!("../../firmware-config/a6000.toml")),
+    ("orin-nano-8", include_str!("../../firmware-config/orin-nano-8.toml")),
+    ("orin-nx-16", include_str!("../../firmware-config/orin-nx-16.toml")),
+    ("agx-orin-64", include_str!("../../firmware-config/agx-orin-64.toml")),
+    ("thor", include_str!("../../firmware-config/thor.toml")),
 ];
 
 /// A validated device profile.
@@ -24,6 +29,11 @@ pub struct Profile {
     pub tokens: TokenLimits,
     pub compression: Compression,
     pub engines: Engines,
+    pub device: Device,
+    /// Absent where heat doesn't slow the device.
+    pub thermal: Option<Thermal>,
+    /// What a question gives way to, richest first.
+    pub ladder: Vec<LadderStep>,
 }
 
 /// The largest frame a profile admits, and how many it holds at once.
@@ -132,6 +142,10 @@ struct ProfileFile {
     tokens: TokensFile,
     compression: CompressionFile,
     engines: EnginesFile,
+    device: Device,
+    thermal: Option<ThermalFile>,
+    #[serde(default)]
+    ladder: Vec<LadderStep>,
 }
 
 #[derive(Deserialize)]
@@ -182,6 +196,11 @@ struct EnginesFile {
 }
 
 impl Profile {
+    /// Names of the built-in profiles.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        BUILT_IN.iter().map(|(name, _)| *name)
+    }
+
     /// The built-in profile `name`, or the file it names when it ends in `.toml`.
     pub fn load(name: &str) -> Result<Self, ConfigError> {
         if Path::new(name).extension().is_some_and(|ending| ending == "toml") {
@@ -268,10 +287,25 @@ impl Profile {
                 });
             }
         }
-        if !PRESETS.iter().any(|(name, _)| *name == tokens.budget) {
-            let views = tokens.budget.split(',').count();
-            Budget::parse(&tokens.budget, if views == 1 { 4 } else { views })?;
+        for budget in std::iter::once(&tokens.budget).chain(file.ladder.iter().map(|step| &step.budget)) {
+            if !PRESETS.iter().any(|(name, _)| name == budget) {
+                let views = budget.split(',').count();
+                Budget::parse(budget, if views == 1 { 4 } else { views })?;
+            }
         }
+        check("ladder steps", file.ladder.len() as u64, 0..=16)?;
+        for step in &file.ladder {
+            check("ladder.encode-tiles", step.encode_tiles.unwrap_or(1).into(), 1..=1 << 16)?;
+            check("ladder.max-new-tokens", step.max_new_tokens.unwrap_or(1).into(), 1..=1 << 16)?;
+        }
+        let refused = |(key, found, wanted): (&'static str, String, &str)| ConfigError::Value {
+            path: path.to_owned(),
+            key,
+            found,
+            wanted: wanted.to_owned(),
+        };
+        file.device.check().map_err(refused)?;
+        let thermal = file.thermal.map(|thermal| thermal.check()).transpose().map_err(refused)?;
         Ok(Self {
             memory_limit: Bytes(file.memory.limit_mib << 20),
             frame: FrameLimits { max_pixels: frame.max_megapixels * 1_000_000, max_side: Px(frame.max_side_px), slots: frame.slots, bands },
@@ -296,6 +330,9 @@ impl Profile {
                 threads: engines.threads,
                 projection_chunk: Tokens(engines.projection_chunk_tokens),
             },
+            device: file.device,
+            thermal,
+            ladder: file.ladder,
             name: file.name,
         })
     }
@@ -328,6 +365,14 @@ mod tests {
             ("slots = 4", "slots = 4\nbands = [1, 2]", "frame.bands = [1, 2]: wanted one band or three"),
             ("slots = 4", "slots = 4\nbands = [0]", "frame.bands = [0]: wanted one band or three, numbered from 1"),
             ("name = \"host\"", "", "missing field `name`"),
+            ("tflops = 0.15", "tflops = 0.0", "device.tflops = 0: wanted a number above 0"),
+            (
+                "[device]",
+                "[thermal]\nslow-from-c = 90\nslowest-at-c = 80\nslowdown = 2\n[device]",
+                "thermal.slowest-at-c = 80: wanted more",
+            ),
+            ("[device]", "[[ladder]]\nbudget = \"some\"\n[device]", "budget \"some\": wanted onboard"),
+            ("[device]", "[[ladder]]\nbudget = \"onboard\"\nencode-tiles = 0\n[device]", "ladder.encode-tiles = 0: wanted 1"),
         ];
         for (there, instead, message) in cases {
             assert!(host.contains(there), "{there}");
@@ -335,6 +380,6 @@ mod tests {
             assert!(error.contains(message), "{instead}: {error}");
         }
         let error = Profile::load("jetson").unwrap_err().to_string();
-        assert!(error.contains("wanted one of host, sim, a6000"), "{error}");
+        assert!(error.contains("wanted one of host, sim, a6000, orin-nano-8"), "{error}");
     }
 }

@@ -232,6 +232,14 @@ impl ViewLayout {
         grid.token(tile_x * grid.tile + inner % grid.tile, tile_y * grid.tile + inner / grid.tile)
     }
 
+    /// The tile that a token is in: its number in raster order.
+    #[must_use]
+    pub fn tile_of(&self, token: u32) -> usize {
+        let (x, y) = self.place(token);
+        let tile = self.tile / self.patch;
+        y / tile * self.tiles_side() + x / tile
+    }
+
     /// Column and row of a token.
     #[must_use]
     pub fn place(&self, token: u32) -> (usize, usize) {

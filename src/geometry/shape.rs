@@ -72,6 +72,12 @@ impl VisionShape {
         (0..self.views.len()).map(|view| self.tokens(view)).sum()
     }
 
+    /// Tiles of a view, padding included.
+    #[must_use]
+    pub fn tiles(&self, view: usize) -> usize {
+        (self.views[view].get() / self.tile.get()).pow(2)
+    }
+
     /// Tokens a side of a tile.
     #[must_use]
     pub fn tile_grid(&self) -> usize {

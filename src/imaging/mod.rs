@@ -26,6 +26,7 @@ pub use label_map::{LabelMap, LabelMapError};
 pub use pyramid::{Pyramid, Timing};
 pub use source::{Format, FrameSource, Limits, Reading};
 
+use crate::config::Digest;
 use crate::units::{Bytes, Px};
 
 /// Why a frame was not taken in, with wanted and found.
@@ -43,6 +44,8 @@ pub enum ImagingError {
     Memory { path: PathBuf, what: &'static str, wanted: Bytes, allowed: Bytes },
     #[error("{path}: bands: wanted band {wanted}, found {found}")]
     Bands { path: PathBuf, wanted: u16, found: String },
+    #[error("{path}: the file changed since it was taken in: wanted sha256 {wanted}, found {found}")]
+    Changed { path: PathBuf, wanted: Digest, found: Digest },
     #[error("{path}: broken after {rows} of {wanted} rows: {reason}")]
     Broken { path: PathBuf, rows: usize, wanted: usize, reason: String },
 }
@@ -52,7 +55,7 @@ impl ImagingError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Read { .. } | Self::Memory { .. } => 1,
+            Self::Read { .. } | Self::Memory { .. } | Self::Changed { .. } => 1,
             Self::NotAnImage { .. } | Self::Unsupported { .. } | Self::TooLarge { .. } | Self::Bands { .. } | Self::Broken { .. } => 5,
         }
     }

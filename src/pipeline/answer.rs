@@ -1,89 +1,105 @@
 //! Once a question: importance, selection, merge, prefill, greedy decoding.
 
-use std::time::Instant;
-
 use crate::arena::{FrameLease, TokenSpan};
 use crate::compress::{Mode, Selector};
+use crate::config::Budget;
 use crate::engine::decoder::argmax;
 use crate::engine::{DecoderError, Segment};
 use crate::geometry::{Rect, ViewLayout};
 use crate::imaging::FrameSource;
-use crate::pipeline::ingest::ms;
-use crate::pipeline::receipt::{BudgetUse, EngineIds, Evidence, FrameRecord, Memory, Stages, ViewUse, Wgs84};
-use crate::pipeline::{Answer, Finish, Frame, IngestTimes, Pipeline, PipelineError, PromptIds, Receipt};
-use crate::planner::{MAX_FRAMES, PlannerError};
-use crate::units::Tokens;
+use crate::pipeline::receipt::{BudgetUse, Descended, EngineIds, Evidence, FrameRecord, Memory, Planned, Stages, ViewUse, Wgs84};
+use crate::pipeline::{Answer, Finish, Frame, Pipeline, PipelineError, PromptIds, Receipt, Spent};
+use crate::planner::{Boundary, Job, MAX_FRAMES, Plan, PlannerError, Stage, is_coarse};
+use crate::units::{Millis, Tokens};
 
 /// One question.
 #[derive(Clone, Debug)]
 pub struct Question {
     pub prompt: PromptIds,
-    /// Most tokens of the answer.
-    pub max_new: Tokens,
     pub mode: Mode,
 }
 
-/// Milliseconds of the question's own stages.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Times {
-    pub anchor: f64,
-    pub select: f64,
-    pub merge: f64,
-    pub prefill: f64,
-    pub generate: f64,
-    pub first_token: f64,
+/// Token ids of an answer.
+struct Made {
+    len: usize,
+    finish: Finish,
+    /// What would have come next, where time ended it.
+    next: Option<u32>,
+    /// From the start of the question's own work.
+    first_token: Millis,
 }
 
 impl Pipeline {
-    /// Answers `question` on `frames`, which its tokens show in their order. `ingest`: the times of the frames' ingest, where this question paid for it.
-    pub fn answer(&mut self, frames: &[&Frame], question: &Question, ingest: Option<IngestTimes>) -> Result<Answer, PipelineError> {
-        let begun = Instant::now();
-        let mut ids = vec![0; question.max_new.get()];
-        let mut times = Times::default();
-        let (count, finish) = self.answer_ids(frames, question, &mut ids, &mut times)?;
-        let text = self.engines.tokenizer.decode(&ids[..count])?;
-        let total = ms(begun);
+    /// Answers `question` on `frames`, which its tokens show in their order, as `plan` has it; between stages the plan may step down. `ingest`: the
+    /// times of the frames' ingest, where this question paid for it.
+    pub fn answer(
+        &mut self,
+        frames: &[&Frame],
+        question: &Question,
+        plan: &mut Plan,
+        ingest: Option<Spent>,
+    ) -> Result<(Answer, Spent), PipelineError> {
+        let begun = self.clock.now();
+        let mut ids = vec![0; plan.rung().step.max_new.get()];
+        let mut own = Spent::default();
+        let mut made = self.answer_ids(frames, question, plan, &mut ids, &mut own)?;
+        let text = self.text(&ids[..made.len], made.next)?;
+        let now = self.clock.now();
+        if plan.deadline.is_some_and(|deadline| now - plan.started > deadline) {
+            made.finish = Finish::Late;
+            self.late += 1;
+        }
         let paid = ingest.unwrap_or_default();
-        let ingest_total = paid.decode + paid.views + paid.encode + paid.regions;
-        let stages = Stages {
-            decode: paid.decode,
-            views: paid.views,
-            encode: paid.encode,
-            regions: paid.regions,
-            anchor: times.anchor,
-            select: times.select,
-            merge: times.merge,
-            prefill: times.prefill,
-            generate: times.generate,
-            total: ingest_total + total,
-            first_token: ingest_total + times.first_token,
-        };
-        let receipt = self.receipt(frames, question, stages)?;
-        Ok(Answer { text, choice: None, choices: Vec::new(), margin: None, finish, receipt })
+        let mut spent = paid;
+        spent += own;
+        let ingested = paid.measured.total();
+        let stages =
+            Stages { total: (ingested + (now - begun)).0, first_token: (ingested + made.first_token).0, ..Stages::of(&spent.measured) };
+        let receipt = self.receipt(frames, question, plan, stages)?;
+        Ok((Answer { text, choice: None, choices: Vec::new(), margin: None, finish: made.finish, receipt }, spent))
     }
 
-    /// From prompt token ids to answer token ids, written to `out`; how many, and why they end. Allocates nothing outside the projector's engine.
+    /// From prompt token ids to answer token ids, written to `out`; how many, and why they end. Allocates nothing outside the projector's engine, unless
+    /// fine tiles are encoded for the question.
     ///
     /// # Errors
     /// A full slab, a stale frame, scores that are not finite, an engine's failure; spans are given back in any case.
-    pub fn answer_tokens(&mut self, frames: &[&Frame], question: &Question, out: &mut [u32]) -> Result<(usize, Finish), PipelineError> {
-        self.answer_ids(frames, question, out, &mut Times::default())
+    pub fn answer_tokens(
+        &mut self,
+        frames: &[&Frame],
+        question: &Question,
+        plan: &mut Plan,
+        out: &mut [u32],
+    ) -> Result<(usize, Finish), PipelineError> {
+        self.answer_ids(frames, question, plan, out, &mut Spent::default()).map(|made| (made.len, made.finish))
     }
 
     fn answer_ids(
         &mut self,
         frames: &[&Frame],
         question: &Question,
+        plan: &mut Plan,
         out: &mut [u32],
-        times: &mut Times,
-    ) -> Result<(usize, Finish), PipelineError> {
+        spent: &mut Spent,
+    ) -> Result<Made, PipelineError> {
         let allowed = self.profile.frame.slots.min(MAX_FRAMES);
-        if frames.is_empty() || frames.len() > allowed {
+        if frames.is_empty() || frames.len() > allowed || frames.len() != plan.rung().per_frame.len() {
             return Err(PlannerError::Frames { wanted: frames.len(), allowed }.into());
         }
-        let wanted: Tokens = frames.iter().map(|frame| frame.budget.total()).sum();
+        // What gave nothing at ingest was not encoded.
+        for (frame, budget) in frames.iter().zip(&plan.rung().per_frame) {
+            let layout = self.slots.get(frame.lease)?.layout()?;
+            for view in layout.present() {
+                let (view, wanted) = (view.id, budget.per_view()[view.id.index()]);
+                let coarse = is_coarse(view, layout.views().len());
+                if wanted.0 > 0 && frame.tiles_encoded[view.index()] == 0 && (coarse || !frame.lazy) {
+                    return Err(PlannerError::Unseen { view, wanted }.into());
+                }
+            }
+        }
+        let wanted: Tokens = plan.rung().per_frame.iter().map(Budget::total).sum();
         let span = self.tokens.lend(wanted)?;
-        let generated = self.generate(frames, question, span, out, times);
+        let generated = self.generate(frames, question, plan, span, out, spent);
         self.tokens.release(span)?;
         generated
     }
@@ -92,51 +108,83 @@ impl Pipeline {
         &mut self,
         frames: &[&Frame],
         question: &Question,
+        plan: &mut Plan,
         span: TokenSpan,
         out: &mut [u32],
-        times: &mut Times,
-    ) -> Result<(usize, Finish), PipelineError> {
-        let begun = Instant::now();
+        spent: &mut Spent,
+    ) -> Result<Made, PipelineError> {
+        let begun = self.clock.now();
         self.chosen.clear();
         for (number, frame) in frames.iter().enumerate() {
-            let start = Instant::now();
-            self.look(frame.lease, question)?;
-            times.anchor += ms(start);
-            self.choose(number, frame, question.mode, span, times)?;
+            self.step_down(plan, Boundary::Question(Stage::Anchor));
+            let start = self.clock.now();
+            let anchor = self.look(frame.lease, question)?;
+            self.passed(spent, Stage::Anchor, start, &Job { anchor, frames: 1, ..Job::default() });
+            if frame.lazy {
+                self.step_down(plan, Boundary::Question(Stage::Encode));
+                let rung = plan.rung();
+                self.see_fine(frame, &rung.per_frame[number], rung.step.encode_tiles, spent)?;
+            }
+            self.step_down(plan, Boundary::Question(Stage::Select));
+            self.choose(number, frame, &plan.rung().per_frame[number], question.mode, span, spent)?;
         }
         let count = self.chosen.entries.len();
-        let start = Instant::now();
+        let start = self.clock.now();
         self.refine(span, count)?;
-        times.merge += ms(start);
-        let start = Instant::now();
+        let prompt = Tokens::of(count) + question.prompt.tokens();
+        self.passed(spent, Stage::Merge, start, &Job { prompt: Tokens::of(count), ..Job::default() });
+        self.step_down(plan, Boundary::Question(Stage::Prefill));
+        let start = self.clock.now();
         let hidden = self.engines.decoder.shape().hidden;
         let rows = &self.tokens.rows(span)?[..count * hidden];
-        let prompt = &question.prompt;
-        let segments = [Segment::Ids(&prompt.before), Segment::Rows(rows), Segment::Ids(&prompt.after)];
+        let ids = &question.prompt;
+        let segments = [Segment::Ids(&ids.before), Segment::Rows(rows), Segment::Ids(&ids.after)];
         self.engines.decoder.prefill(&mut self.kv, &segments)?;
-        times.prefill = ms(start);
-        times.first_token = ms(begun);
-        let start = Instant::now();
-        let mut made = 0;
-        let mut finish = Finish::Length;
-        while made < out.len() {
+        self.passed(spent, Stage::Prefill, start, &Job { prompt, ..Job::default() });
+        let first_token = self.clock.now() - begun;
+        let most = out.len().min(plan.rung().step.max_new.get());
+        let mut made = Made { len: 0, finish: Finish::Length, next: None, first_token };
+        // The steps of one answer are one stage to those who predict it, and each of them to a clock that lets time pass.
+        let slowdown = if plan.deadline.is_some() { self.slowdown() } else { 1.0 };
+        let mut start = self.clock.now();
+        while made.len < most {
             let token = argmax(self.engines.decoder.logits()).ok_or(DecoderError::NoLogit)?;
             if self.engines.stop.contains(&token) {
-                finish = Finish::Stop;
+                made.finish = Finish::Stop;
                 break;
             }
-            out[made] = token;
-            made += 1;
-            if made < out.len() {
+            if made.len > 0 && !plan.one_more(self.clock.now(), slowdown) {
+                (made.finish, made.next) = (Finish::Deadline, Some(token));
+                break;
+            }
+            out[made.len] = token;
+            made.len += 1;
+            if made.len < most {
                 self.engines.decoder.step(&mut self.kv, token)?;
+                let context = prompt + Tokens::of(made.len);
+                self.passed(spent, Stage::Generate, start, &Job { prompt: context, steps: Tokens(1), ..Job::default() });
+                start = self.clock.now();
             }
         }
-        times.generate = ms(start);
-        Ok((made, finish))
+        Ok(made)
+    }
+
+    /// The text of an answer. `next`: what would have come next, of one that time ended: then it ends with a whole word, unless it has but one.
+    fn text(&self, ids: &[u32], next: Option<u32>) -> Result<String, PipelineError> {
+        let text = self.engines.tokenizer.decode(ids)?;
+        let Some(next) = next else { return Ok(text) };
+        let more: Vec<u32> = ids.iter().copied().chain([next]).collect();
+        let whole = self.engines.tokenizer.decode(&more)?;
+        let ended = whole.strip_prefix(&text).is_none_or(|rest| rest.starts_with(char::is_whitespace));
+        match text.rfind(char::is_whitespace) {
+            Some(end) if !ended => Ok(text[..end].to_owned()),
+            _ => Ok(text),
+        }
     }
 
     /// Importance over the whole anchor grid. Masked tokens, which alignment may touch at the content's edge, take that of the nearest unmasked one.
-    fn look(&mut self, lease: FrameLease, question: &Question) -> Result<(), PipelineError> {
+    /// How many positions were looked at.
+    fn look(&mut self, lease: FrameLease, question: &Question) -> Result<Tokens, PipelineError> {
         let slot = self.slots.get(lease)?;
         let layout = slot.layout()?;
         let view = &layout.views()[0];
@@ -159,13 +207,13 @@ impl Pipeline {
             let nearest = y.clamp(lines.start, lines.end - 1) * side + x.clamp(columns.start, columns.end - 1);
             self.anchor_scores[y * side + x] = self.anchor_scores[nearest];
         }
-        Ok(())
+        Ok(Tokens::of(open) + question.prompt.tokens())
     }
 
-    fn receipt(&self, frames: &[&Frame], question: &Question, stages_ms: Stages) -> Result<Receipt, PipelineError> {
+    fn receipt(&self, frames: &[&Frame], question: &Question, plan: &Plan, stages_ms: Stages) -> Result<Receipt, PipelineError> {
         let engines = &self.engines;
         let mut receipt = Receipt {
-            model: format!("{}@{}", self.manifest.name, &self.manifest.digest.to_string()[..16]),
+            model: self.model_id(),
             profile: self.profile.name.clone(),
             engines: EngineIds {
                 encoder: engines.encoder.id().to_owned(),
@@ -182,7 +230,14 @@ impl Pipeline {
             budget: BudgetUse::default(),
             degraded: Vec::new(),
             stages_ms,
-            predicted_ms: serde_json::Map::new(),
+            predicted_ms: predicted(plan),
+            plan: Planned {
+                asked: plan.rungs()[0].step.clone(),
+                began: plan.first().step.name.clone(),
+                ended: plan.rung().step.clone(),
+                deadline_ms: plan.deadline,
+                descents: plan.descents.iter().map(|descent| Descended::new(descent, plan)).collect(),
+            },
             memory: Memory { planned_bytes: self.map.total().0, peak_bytes: 0 },
             evidence: Vec::new(),
             frames: Vec::new(),
@@ -192,6 +247,14 @@ impl Pipeline {
                 .degraded
                 .push(format!("question: {} of its tokens stand for what the model's vocabulary lacks", question.prompt.unknown));
         }
+        let began = plan.first();
+        if began.step.name != plan.rungs()[0].step.name {
+            receipt.degraded.push(format!("the deadline left room for step {} of the ladder, not for what was asked", began.step.name));
+        }
+        receipt.degraded.extend(receipt.plan.descents.iter().map(|descent| {
+            let Descended { before, from, to, left_ms, needed_ms } = descent;
+            format!("stepped down from {from} to {to} before {}: {left_ms} left, {needed_ms} needed", before.name())
+        }));
         for (number, frame) in frames.iter().enumerate() {
             self.record(number, frame, frames.len() > 1, &mut receipt)?;
         }
@@ -204,14 +267,20 @@ impl Pipeline {
         let count = |len: usize| Tokens::of(len).0;
         let views = layout.views();
         // The best of all views together may all lie in one.
-        let share = |view: &ViewLayout| match (frame.selector, frame.budget.per_view()[view.id.index()]) {
-            (Selector::Topk, Tokens(1..)) => frame.budget.total().min(view.unmasked_tokens()),
+        let of = &self.chosen.views[number * views.len()..(number + 1) * views.len()];
+        let total: Tokens = of.iter().map(|chosen| chosen.budget).sum();
+        let share = |view: &ViewLayout| match (frame.selector, of[view.id.index()].budget) {
+            (Selector::Topk, Tokens(1..)) => total.min(view.unmasked_tokens()),
             (_, tokens) => tokens,
         };
-        receipt.budget.total += frame.budget.total().0;
+        receipt.budget.total += total.0;
+        let slot = self.slots.get(frame.lease)?;
         receipt.budget.per_view.extend(views.iter().map(|view: &ViewLayout| {
             let at = view.id.index();
-            let chosen = self.chosen.views[number * views.len() + at];
+            let chosen = of[at];
+            let lazy = frame.lazy && !is_coarse(view.id, views.len()) && !view.dropped;
+            let encoded = if lazy { looked_at(view, slot.view_tiles(at).1) } else { frame.tiles_encoded[at] };
+            let skipped = if lazy { count(view.encoded_tile_count()) - encoded } else { 0 };
             ViewUse {
                 frame: count(number),
                 view_px: view.side.0,
@@ -222,7 +291,8 @@ impl Pipeline {
                 kept: count(chosen.len - chosen.merged),
                 merged: count(chosen.merged),
                 tiles: count(view.tiles_side().pow(2)),
-                tiles_encoded: frame.tiles_encoded[at],
+                tiles_encoded: encoded,
+                tiles_skipped: skipped,
                 budget_moved_to_px: frame.moved[at].map(|to| views[to].side.0),
                 reclustered: chosen.reclustered,
             }
@@ -256,4 +326,22 @@ fn located(mut boxes: Vec<Evidence>, source: &FrameSource) -> Vec<Evidence> {
         place.wgs84 = source.corners(rect).map(|(corners, error_m)| Wgs84 { corners, error_m });
     }
     boxes
+}
+
+/// Tiles of a view that are looked at, padding left out.
+fn looked_at(view: &ViewLayout, shown: &[bool]) -> u32 {
+    let [columns, rows] = view.encoded_tiles();
+    let side = view.tiles_side();
+    let tiles = rows.flat_map(|y| columns.clone().map(move |x| y * side + x));
+    Tokens::of(tiles.filter(|&tile| shown[tile]).count()).0
+}
+
+/// A stage's predicted times, and their sum, under the rung that the plan began with. Empty without a calibration.
+fn predicted(plan: &Plan) -> serde_json::Map<String, serde_json::Value> {
+    let rung = plan.first();
+    let (Some(ingest), Some(question)) = (rung.ingest.bound, rung.question.bound) else { return serde_json::Map::new() };
+    let (p50, bound) = (rung.ingest.p50 + rung.question.p50, ingest + question);
+    let pair = |p50: Millis, bound: Millis| serde_json::json!({"p50": p50, "p99": bound});
+    let stages = Stage::ALL.into_iter().map(|stage| (stage.name().to_owned(), pair(p50.get(stage), bound.get(stage))));
+    stages.chain([("total".to_owned(), pair(p50.total(), bound.total()))]).collect()
 }

@@ -1,15 +1,13 @@
 //! Which tokens of a frame an answer gets, and their rows: the plan first, then the projector over what survives it.
 
-use std::time::Instant;
-
 use half::slice::HalfFloatSliceExt;
 
 use crate::arena::TokenSpan;
 use crate::compress::{CompressError, Mode, Selector, Source, align, dense, evenly, merge, select, top_of_view};
+use crate::config::Budget;
 use crate::geometry::ViewLayout;
-use crate::pipeline::answer::Times;
-use crate::pipeline::ingest::ms;
-use crate::pipeline::{Frame, Pipeline, PipelineError};
+use crate::pipeline::{Frame, Pipeline, PipelineError, Spent};
+use crate::planner::{Job, Stage};
 use crate::units::Tokens;
 
 /// What the last answer was made of, by frame and view, in buffers made at start.
@@ -22,6 +20,8 @@ pub(super) struct Chosen {
 
 #[derive(Clone, Copy, Default)]
 pub(super) struct ViewChosen {
+    /// What the view might give.
+    pub budget: Tokens,
     pub start: usize,
     pub len: usize,
     pub merged: usize,
@@ -45,6 +45,16 @@ impl Chosen {
         Self { views: vec![ViewChosen::default(); views], entries: Vec::with_capacity(budget), members: Vec::with_capacity(tokens) }
     }
 
+    /// Rows that went through the projector for a view.
+    pub fn rows_behind(&self, place: usize) -> Tokens {
+        let view = self.views[place];
+        let rows = self.entries[view.start..view.start + view.len].iter().map(|entry| match entry.source {
+            Source::Kept(_) => 1,
+            Source::Merged { len, .. } => len,
+        });
+        Tokens(rows.sum())
+    }
+
     pub fn clear(&mut self) {
         self.views.fill(ViewChosen::default());
         self.entries.clear();
@@ -58,48 +68,52 @@ impl Pipeline {
         &mut self,
         number: usize,
         frame: &Frame,
+        budget: &Budget,
         mode: Mode,
         span: TokenSpan,
-        times: &mut Times,
+        spent: &mut Spent,
     ) -> Result<(), PipelineError> {
         let views = self.manifest.vision.shape.views().len();
         if frame.selector == Selector::Topk {
-            let begun = Instant::now();
-            self.rank(frame)?;
-            times.select += ms(begun);
+            let begun = self.clock.now();
+            self.rank(frame, budget)?;
+            self.passed(spent, Stage::Select, begun, &Job::default());
         }
         for at in 0..views {
-            let begun = Instant::now();
+            let begun = self.clock.now();
             let layout = self.slots.get(frame.lease)?.layout()?;
             let view = layout.views()[at].clone();
             let start = self.chosen.entries.len();
             let place = number * views + at;
-            self.chosen.views[place] = ViewChosen { start, ..ViewChosen::default() };
-            let allowed = frame.budget.per_view()[at];
-            if view.dropped || allowed.0 == 0 {
+            let allowed = budget.per_view()[at];
+            self.chosen.views[place] = ViewChosen { start, budget: allowed, ..ViewChosen::default() };
+            // Of a view without any tile to look at, there are no regions.
+            if view.dropped || allowed.0 == 0 || self.slots.get(frame.lease)?.regions[at] == 0 {
                 continue;
             }
             let anew = self.cover_anew(frame, &view, mode, allowed)?;
             self.select_view(place, frame, &view, mode, allowed, anew)?;
-            times.select += ms(begun);
-            let begun = Instant::now();
+            let candidates = view.unmasked_tokens();
+            self.passed(spent, Stage::Select, begun, &Job { candidates, ..Job::default() });
+            let begun = self.clock.now();
             self.make_rows(place, frame, &view, span)?;
-            times.merge += ms(begun);
+            let projected = self.chosen.rows_behind(place);
+            self.passed(spent, Stage::Merge, begun, &Job { projected, ..Job::default() });
         }
         Ok(())
     }
 
     /// Ranks the tokens of all views of a frame together.
-    fn rank(&mut self, frame: &Frame) -> Result<(), PipelineError> {
+    fn rank(&mut self, frame: &Frame, budget: &Budget) -> Result<(), PipelineError> {
         self.ranked.clear();
         let slot = self.slots.get(frame.lease)?;
         let layout = slot.layout()?;
-        for view in layout.present().filter(|view| frame.budget.per_view()[view.id.index()].0 > 0) {
+        for view in layout.present().filter(|view| budget.per_view()[view.id.index()].0 > 0) {
             let scores = &mut self.view_scores[..view.tokens().get()];
             align(&self.anchor_scores, layout.views()[0].grid_side() as usize, view.grid(), scores);
             self.ranked.add(view.id.0, scores, slot.view_labels(view.id.index()))?;
         }
-        self.ranked.cut(frame.budget.total());
+        self.ranked.cut(budget.total());
         Ok(())
     }
 

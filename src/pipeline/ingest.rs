@@ -1,56 +1,42 @@
 //! Once a frame: views, features, regions, the projected anchor.
 
-use std::ops::AddAssign;
-use std::time::Instant;
-
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::arena::FrameLease;
 use crate::compress::regions::{Rows, ViewFeatures};
 use crate::compress::{MASKED, Selector, clusters};
-use crate::config::{Budget, ClusterOn, Padding};
+use crate::config::{ClusterOn, Padding};
 use crate::geometry::{Coordinates, Layout, TokenOrder, ViewLayout};
 use crate::imaging::FrameSource;
 use crate::pipeline::maps::Framed;
-use crate::pipeline::{Pipeline, PipelineError};
-use crate::planner;
-use crate::units::{Tokens, ViewId};
+use crate::pipeline::{Pipeline, PipelineError, Spent};
+use crate::planner::{self, Boundary, Job, Plan, Stage};
+use crate::units::{Px, Tiles, Tokens, ViewId};
 
 /// A frame in its slot, and what its receipt says of it.
 #[derive(Clone, Debug)]
 pub struct Frame {
     pub lease: FrameLease,
     pub source: FrameSource,
-    /// The budget in force at ingest, placed on this frame's views.
-    pub budget: Budget,
     /// Of a dropped view: where its budget went.
     pub moved: Vec<Option<usize>>,
-    /// Tiles the encoder saw, a view.
+    /// Tiles encoded at ingest, a view.
     pub tiles_encoded: Vec<u32>,
+    /// Fine tiles are encoded as questions want them.
+    pub lazy: bool,
     pub selector: Selector,
 }
 
-/// What the questions on a frame will want of it.
-#[derive(Clone, Debug)]
-pub struct Wanted {
-    /// In force at ingest: a view that it gives nothing is not encoded, but for the anchor, which importance is read from.
-    pub budget: Budget,
-    pub selector: Selector,
-}
-
-/// Milliseconds of each stage of an ingest.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct IngestTimes {
-    pub decode: f64,
-    pub views: f64,
-    pub encode: f64,
-    pub regions: f64,
-}
-
-/// Tokens of padding masked, the others without a label.
-fn mask(view: &ViewLayout, labels: &mut [u32]) {
-    (0..).zip(labels).for_each(|(token, label)| *label = if view.is_masked(token) { MASKED } else { 0 });
+/// Tokens of padding and of tiles that aren't `shown` masked, the others without a label. How many those are.
+fn mask(view: &ViewLayout, shown: &[bool], labels: &mut [u32]) -> usize {
+    let mut open = 0;
+    for (token, label) in (0..).zip(labels) {
+        let masked = view.is_masked(token) || !shown[view.tile_of(token)];
+        *label = if masked { MASKED } else { 0 };
+        open += usize::from(!masked);
+    }
+    open
 }
 
 /// A view's rows of width `dim`, which stand first in `rows`, as a partition takes them.
@@ -59,56 +45,64 @@ fn clustered<'a>(view: &ViewLayout, rows: &'a [f16], dim: usize, coordinates: Co
     ViewFeatures { rows: Rows::F16(&rows[..grid.tokens() * dim]), dim, grid, coordinates, starts: None }
 }
 
-impl AddAssign for IngestTimes {
-    fn add_assign(&mut self, other: Self) {
-        self.decode += other.decode;
-        self.views += other.views;
-        self.encode += other.encode;
-        self.regions += other.regions;
-    }
-}
-
-pub(super) fn ms(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1e3
-}
-
 impl Pipeline {
-    /// Takes a frame into a slot. `progress`: the stage and its share done.
+    /// Takes frame `number` of a question into a slot, as `plan` has it; between stages the plan may step down. `progress`: the stage and its share done.
+    ///
+    /// # Errors
+    /// A picture that is broken, an engine's failure; the slot is free again.
     pub fn ingest(
         &mut self,
+        number: usize,
         mut source: FrameSource,
-        wanted: &Wanted,
+        plan: &mut Plan,
         progress: &mut dyn FnMut(&'static str, f64),
-    ) -> Result<(Frame, IngestTimes), PipelineError> {
-        let (layout, placed, moved) = self.lay_out(&source, wanted)?;
-        let selector = wanted.selector;
-        let limits = self.limits();
-        let timing = self.pyramid.fill(&source, &layout, &limits, &self.engines.pool, &mut |done| progress("views", done))?;
-        let layout = layout.without(source.last_rows(), timing.missing);
-        if timing.missing.0 > 0 {
-            source
-                .dropped
-                .push(format!("the file ends early: {} of {} rows are missing and were masked", timing.missing.0, source.stored.1.0));
-        }
+    ) -> Result<(Frame, Spent), PipelineError> {
+        let mut spent = Spent::default();
+        let layout = self.lay_out(&source)?;
+        let (_, moved) = planner::place(&plan.rung().per_frame[number], &layout);
         let lease = self.slots.take();
+        let missing = self.fill(lease, &source, &layout, &mut spent, &mut |done| progress("views", done))?;
+        let layout = layout.without(source.last_rows(), missing);
+        if missing.0 > 0 {
+            source.dropped.push(format!("the file ends early: {} of {} rows are missing and were masked", missing.0, source.stored.1.0));
+        }
+        self.step_down(plan, Boundary::Ingest(Stage::Encode));
+        let rung = plan.rung();
+        let placed = rung.per_frame[number].clone();
+        let lazy = planner::lazy_tiles(&layout, &placed, rung.step.encode_tiles)?.is_some();
+        plan.whole = !lazy && (number == 0 || plan.whole);
+        let views = layout.views().len();
         let wanted = |view: ViewId| view == ViewId::ANCHOR || placed.per_view()[view.index()].0 > 0;
-        let begun = Instant::now();
-        let mut tiles_encoded = vec![0; layout.views().len()];
-        let all: usize = layout.present().filter(|view| wanted(view.id)).map(|view| view.encoded_tile_count()).sum();
+        let now = |view: ViewId| wanted(view) && !(lazy && !planner::is_coarse(view, views));
+        let begun = self.clock.now();
+        let mut tiles_encoded = vec![0; views];
+        let all: usize = layout.present().filter(|view| now(view.id)).map(ViewLayout::encoded_tile_count).sum();
         let mut done = 0;
         for view in layout.present().filter(|view| wanted(view.id)) {
-            self.encode_view(lease, view, &mut |tiles| {
-                done += tiles;
-                progress("encode", done as f64 / all as f64);
-            })?;
-            tiles_encoded[view.id.index()] = u32::try_from(view.encoded_tile_count()).unwrap_or(u32::MAX);
+            self.lay_padding(lease, view)?;
+            let whole = now(view.id);
+            self.show(lease, view, &|_| whole)?;
+            if whole {
+                let [columns, rows] = view.encoded_tiles();
+                let side = view.tiles_side();
+                let tiles: Vec<u32> = rows.flat_map(|y| columns.clone().map(move |x| Tokens::of(y * side + x).0)).collect();
+                self.encode_tiles(lease, view, &tiles, &mut |tiles| {
+                    done += tiles;
+                    progress("encode", done as f64 / all as f64);
+                })?;
+                tiles_encoded[view.id.index()] = Tokens::of(tiles.len()).0;
+            }
         }
         self.project_anchor(lease, &layout)?;
-        let encode = ms(begun);
-        let begun = Instant::now();
+        self.passed(&mut spent, Stage::Encode, begun, &Job { tiles: Tiles(Tokens::of(all).0), ..Job::default() });
+        self.step_down(plan, Boundary::Ingest(Stage::Regions));
+        let placed = plan.rung().per_frame[number].clone();
+        let selector = plan.selector;
+        let (rule, most) = (self.manifest.policy.clusters, self.profile.compression.clusters);
+        let begun = self.clock.now();
+        let limits = self.limits();
         if let Some(maps) = &mut self.maps {
             progress("regions", 0.0);
-            let (rule, most) = (self.manifest.policy.clusters, self.profile.compression.clusters);
             let count = |view: ViewId| match (layout.views()[view.index()].dropped, placed.per_view()[view.index()]) {
                 (true, _) | (_, Tokens(0)) => 0,
                 (false, budget) => clusters(rule, most, budget),
@@ -116,61 +110,54 @@ impl Pipeline {
             let framed = Framed { layout: &layout, pyramid: &self.pyramid, shape: &self.manifest.vision.shape, clusters: &count };
             maps.label(&framed, &limits, &mut self.engines, &mut self.slots.get_mut(lease)?.labels)?;
         }
-        for view in layout.present().filter(|view| placed.per_view()[view.id.index()].0 > 0) {
+        let mut products = 0;
+        for view in layout.present().filter(|view| placed.per_view()[view.id.index()].0 > 0 && now(view.id)) {
             let at = view.id.index();
-            progress("regions", at as f64 / layout.views().len() as f64);
-            let most = clusters(self.manifest.policy.clusters, self.profile.compression.clusters, placed.per_view()[at]);
-            self.regions(lease, view, selector, most)?;
+            progress("regions", at as f64 / views as f64);
+            let most = clusters(rule, most, placed.per_view()[at]);
+            products += self.regions(lease, view, selector, most)?;
         }
-        let regions = ms(begun);
+        self.passed(&mut spent, Stage::Regions, begun, &Job { clustered: products, ..Job::default() });
         self.slots.get_mut(lease)?.layout = Some(layout);
-        let times = IngestTimes { decode: timing.decode.as_secs_f64() * 1e3, views: timing.views.as_secs_f64() * 1e3, encode, regions };
-        Ok((Frame { lease, source, budget: placed, moved, tiles_encoded, selector }, times))
+        Ok((Frame { lease, source, moved, tiles_encoded, lazy, selector }, spent))
     }
 
-    /// Most visual tokens that a frame will give.
+    /// Where a frame lies in the views.
     ///
     /// # Errors
-    /// More than the profile allows.
-    pub fn visual(&self, source: &FrameSource, wanted: &Wanted) -> Result<Tokens, PipelineError> {
-        self.lay_out(source, wanted).map(|(_, budget, _)| budget.total())
-    }
-
-    /// Where a frame lies in the views, what each view may give, and where the budget of dropped ones went.
-    fn lay_out(&self, source: &FrameSource, wanted: &Wanted) -> Result<(Layout, Budget, Vec<Option<usize>>), PipelineError> {
+    /// A frame without pixels.
+    pub(super) fn lay_out(&self, source: &FrameSource) -> Result<Layout, PipelineError> {
         let (width, height) = source.size();
         let policy = &self.manifest.policy;
-        let layout = Layout::new(&self.manifest.vision.shape, width, height)?.numbered(policy.order, policy.padding == Padding::Kept);
-        let (placed, moved) = planner::place(&wanted.budget, &layout);
-        let placed = planner::allowed(wanted.selector, placed, &layout, &self.profile)?;
-        Ok((layout, placed, moved))
+        Ok(Layout::new(&self.manifest.vision.shape, width, height)?.numbered(policy.order, policy.padding == Padding::Kept))
     }
 
-    /// Labels of one view's tokens: regions, or one where the selector looks at none.
-    fn regions(&mut self, lease: FrameLease, view: &ViewLayout, selector: Selector, most: usize) -> Result<(), PipelineError> {
+    /// Labels of one view's tokens: regions, or one where the selector looks at none. Tokens times clusters.
+    pub(super) fn regions(&mut self, lease: FrameLease, view: &ViewLayout, selector: Selector, most: usize) -> Result<u64, PipelineError> {
         let at = view.id.index();
         let slot = self.slots.get_mut(lease)?;
-        let labels = slot.view_parts(at).1;
+        let (_, labels, shown) = slot.view_parts(at);
+        let mut open = view.unmasked_tokens().get();
         if self.maps.is_none() {
-            mask(view, labels);
+            open = mask(view, shown, labels);
         } else if view.grid().order != TokenOrder::Raster {
             // A label map has voted on all tokens by now, row by row.
             let raster = &mut self.relabelled[..labels.len()];
             raster.copy_from_slice(labels);
             view.grid().renumber(raster, labels);
         }
-        slot.regions[at] = 1;
-        if selector != Selector::UhrBat {
-            return Ok(());
+        slot.regions[at] = usize::from(open > 0);
+        if selector != Selector::UhrBat || open == 0 {
+            return Ok(0);
         }
         let projected = self.project_view(lease, view)?;
         let dim = self.cluster_dim(projected);
         let slot = self.slots.get_mut(lease)?;
-        let (features, labels) = slot.view_parts(at);
+        let (features, labels, _) = slot.view_parts(at);
         let rows = if projected { &self.projected } else { features };
         let view = clustered(view, rows, dim, self.manifest.policy.coordinates);
         slot.regions[at] = self.partition.partition(&view, most, &self.engines.pool, labels)?.regions;
-        Ok(())
+        Ok((open * most) as u64)
     }
 
     /// A view clustered again with `most` clusters, into `relabelled`: how many regions that makes.
@@ -178,7 +165,7 @@ impl Pipeline {
         let projected = self.project_view(lease, view)?;
         let dim = self.cluster_dim(projected);
         let labels = &mut self.relabelled[..view.tokens().get()];
-        mask(view, labels);
+        mask(view, self.slots.get(lease)?.view_tiles(view.id.index()).1, labels);
         let rows = if projected { &self.projected } else { self.slots.get(lease)?.view_features(view.id.index()) };
         let view = clustered(view, rows, dim, self.manifest.policy.coordinates);
         Ok(self.partition.partition(&view, most, &self.engines.pool, labels)?.regions)
@@ -187,6 +174,41 @@ impl Pipeline {
     /// Width of the rows that are clustered.
     fn cluster_dim(&self, projected: bool) -> usize {
         if projected { self.engines.decoder.shape().hidden } else { self.manifest.vision.feature_dim }
+    }
+
+    /// Shows the tiles of a view that `chosen` takes, and those of padding, which need no encoder. Whether that changes anything.
+    pub(super) fn show(&mut self, lease: FrameLease, view: &ViewLayout, chosen: &dyn Fn(u32) -> bool) -> Result<bool, PipelineError> {
+        let [columns, rows] = view.encoded_tiles();
+        let side = view.tiles_side();
+        let (_, shown) = self.slots.get_mut(lease)?.view_tiles_mut(view.id.index());
+        let mut changed = false;
+        for (tile, shown) in (0..).zip(shown) {
+            let (x, y) = (tile % side, tile / side);
+            let now = !columns.contains(&x) || !rows.contains(&y) || chosen(Tokens::of(tile).0);
+            changed |= *shown != now;
+            *shown = now;
+        }
+        Ok(changed)
+    }
+
+    /// The views of a frame, into the pyramid. Rows of the file that are missing.
+    pub(super) fn fill(
+        &mut self,
+        lease: FrameLease,
+        source: &FrameSource,
+        layout: &Layout,
+        spent: &mut Spent,
+        progress: &mut dyn FnMut(f64),
+    ) -> Result<Px, PipelineError> {
+        let limits = self.limits();
+        self.pictured = None;
+        let timing = self.pyramid.fill(source, layout, &limits, &self.engines.pool, progress)?;
+        self.pictured = Some(lease);
+        let (width, height) = source.size();
+        let job = Job { pixels: u64::from(width.0) * u64::from(height.0), ..Job::default() };
+        self.passed_in(spent, Stage::Decode, timing.decode.into(), &job);
+        self.passed_in(spent, Stage::Views, timing.views.into(), &job);
+        Ok(timing.missing)
     }
 
     /// h of all tokens of a view into `projected`, where the policy clusters that; whether it does.
@@ -212,34 +234,38 @@ impl Pipeline {
         Ok(true)
     }
 
-    /// Tiles that are not all padding, as many at once as there are threads.
-    fn encode_view(&mut self, lease: FrameLease, view: &ViewLayout, progress: &mut dyn FnMut(usize)) -> Result<(), PipelineError> {
-        self.lay_padding(lease, view)?;
+    /// Encodes `tiles` of a view, by their numbers in raster order, as many at once as there are threads.
+    pub(super) fn encode_tiles(
+        &mut self,
+        lease: FrameLease,
+        view: &ViewLayout,
+        tiles: &[u32],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<(), PipelineError> {
         let shape = &self.manifest.vision.shape;
         let (tile_values, tokens, dim) = (3 * shape.tile().get().pow(2), shape.tile_grid().pow(2), self.manifest.vision.feature_dim);
-        let at_once = self.tiles.len() / tile_values;
-        let [columns, rows] = view.encoded_tiles();
-        let (left, top, wide) = (columns.start, rows.start, columns.len());
-        let count = view.encoded_tile_count();
-        for first in (0..count).step_by(at_once) {
-            let batch = at_once.min(count - first);
-            let place = |number: usize| (left + (first + number) % wide, top + (first + number) / wide);
+        let side = view.tiles_side();
+        let place = |tile: u32| (tile as usize % side, tile as usize / side);
+        for batch in tiles.chunks(self.tiles.len() / tile_values) {
             let pyramid = &self.pyramid;
-            self.engines.pool.pieces(&mut self.tiles[..batch * tile_values], tile_values, &|number, out| {
-                let (x, y) = place(number);
+            self.engines.pool.pieces(&mut self.tiles[..batch.len() * tile_values], tile_values, &|number, out| {
+                let (x, y) = place(batch[number]);
                 pyramid.tile(view, x, y, out);
             });
-            let made = &mut self.tile_features[..batch * tokens * dim];
-            self.engines.encoder.encode(&self.tiles[..batch * tile_values], made, &self.engines.pool)?;
-            let slot = self.slots.get_mut(lease)?.view_features_mut(view.id.index());
-            for (number, features) in made.chunks_exact(tokens * dim).enumerate() {
-                let (x, y) = place(number);
+            let made = &mut self.tile_features[..batch.len() * tokens * dim];
+            self.engines.encoder.encode(&self.tiles[..batch.len() * tile_values], made, &self.engines.pool)?;
+            let slot = self.slots.get_mut(lease)?;
+            let to = slot.view_features_mut(view.id.index());
+            for (&tile, features) in batch.iter().zip(made.chunks_exact(tokens * dim)) {
+                let (x, y) = place(tile);
                 for (inner, row) in features.chunks_exact(dim).enumerate() {
                     let token = view.token_of_tile(x, y, inner);
-                    slot[token * dim..(token + 1) * dim].copy_from_slice(row);
+                    to[token * dim..(token + 1) * dim].copy_from_slice(row);
                 }
             }
-            progress(batch);
+            let (encoded, _) = slot.view_tiles_mut(view.id.index());
+            batch.iter().for_each(|&tile| encoded[tile as usize] = true);
+            progress(batch.len());
         }
         Ok(())
     }

@@ -8,33 +8,40 @@
 
 mod answer;
 mod choose;
+mod clock;
 mod engines;
 mod evidence;
 mod ingest;
+mod lazy;
 mod maps;
+mod planning;
 mod prompt;
 mod receipt;
 mod shown;
 
 pub use answer::Question;
+pub use clock::{Clock, Monotonic};
 pub use engines::Engines;
-pub use ingest::{Frame, IngestTimes, Wanted};
+pub use ingest::Frame;
+pub use planning::{Request, Spent};
 pub use prompt::PromptIds;
 pub use receipt::{Answer, Finish, Receipt};
 pub use shown::{Kept, MergedRegion, Picture, Shown};
 
+use std::sync::Arc;
+
 use half::f16;
 
-use crate::arena::{FrameSlots, Full, KvCache, Stale, TokenArena};
+use crate::arena::{FrameLease, FrameSlots, Full, KvCache, Stale, TokenArena};
 use crate::compress::regions::{Method, Partition};
-use crate::compress::{CompressError, MergeWork, PositionsError, Ranked, SelectWork};
+use crate::compress::{CompressError, MergeWork, PositionsError, Ranked, SelectWork, TileRank};
 use crate::config::{ConfigError, Manifest, Profile};
 use crate::engine::{DecoderError, EngineError, TokenizerError};
 use crate::geometry::GeometryError;
 use crate::imaging::{ImagingError, LabelMapError, Limits, Pyramid};
 use crate::kernels::Isa;
-use crate::planner::{self, BudgetError, MemoryMap, PlannerError, Workspaces};
-use crate::units::{Bytes, Tokens};
+use crate::planner::{self, BudgetError, CostModel, Costs, MemoryMap, ModelCost, PlannerError, Workspaces};
+use crate::units::{Bytes, Readings, Tiles};
 use choose::Chosen;
 use maps::Maps;
 
@@ -118,7 +125,20 @@ pub struct Pipeline {
     anchor_scores: Vec<f32>,
     view_scores: Vec<f32>,
     chosen: Chosen,
+    /// Fine tiles by importance.
+    tile_rank: TileRank,
+    /// The frame whose views are in the pyramid.
+    pictured: Option<FrameLease>,
+    costs: Costs,
+    clock: Arc<dyn Clock>,
+    /// How the board stands.
+    senses: Senses,
+    /// Answers that came after their deadline.
+    late: u64,
 }
+
+/// What tells how the board stands; it must not wait for it.
+pub type Senses = Box<dyn Fn() -> Readings + Send>;
 
 impl Pipeline {
     /// Allocates what the map says. `method`: how regions are made; `resident`: the process after the engines were loaded.
@@ -150,7 +170,18 @@ impl Pipeline {
             engines.encoder.encode(&empty, &mut padding, &engines.pool)?;
         }
         let frames = profile.frame.slots.min(planner::MAX_FRAMES);
+        let refine = engines.selected_token_mlp.as_ref().map_or(Bytes(0), |mlp| mlp.bytes());
+        let networks = [engines.encoder.bytes(), engines.projector.bytes(), refine];
+        let model = ModelCost::of(&manifest, loaded.decoder.clone(), loaded.decoder_weights, networks);
+        let costs = Costs { model: CostModel { model, device: profile.device.clone() }, calibration: None };
+        let tiles = Tiles((0..shape.views().len()).map(|view| shape.tiles(view)).sum::<usize>() as u32);
         Ok(Self {
+            tile_rank: TileRank::new(tiles),
+            pictured: None,
+            costs,
+            clock: Arc::new(Monotonic::default()),
+            senses: Box::new(Readings::default),
+            late: 0,
             slots: FrameSlots::new(profile.frame.slots, &shape, dim, hidden),
             tokens: TokenArena::new(profile.tokens.max_visual, hidden),
             kv: KvCache::new(loaded.decoder.layers, loaded.decoder.kv_width(), positions),
@@ -208,8 +239,11 @@ impl Pipeline {
         }
     }
 
-    /// Prompt ids of a question, admitted with `visual` tokens and up to `new` tokens of answer.
-    pub fn prompt(&self, question: &str, visual: Tokens, new: Tokens) -> Result<PromptIds, PipelineError> {
+    /// Prompt ids of a question. Whether they are admitted is the plan's matter.
+    ///
+    /// # Errors
+    /// A question of nothing, or one far beyond the text that the profile allows.
+    pub fn prompt(&self, question: &str) -> Result<PromptIds, PipelineError> {
         if question.trim().is_empty() {
             return Err(PipelineError::EmptyQuestion);
         }
@@ -217,8 +251,6 @@ impl Pipeline {
         if wanted > allowed {
             return Err(PlannerError::Question { wanted, allowed }.into());
         }
-        let ids = PromptIds::new(&self.manifest.prompt, &self.engines.tokenizer, question)?;
-        planner::admit(&self.profile, &self.manifest, visual, ids.tokens(), new)?;
-        Ok(ids)
+        Ok(PromptIds::new(&self.manifest.prompt, &self.engines.tokenizer, question)?)
     }
 }

@@ -5,6 +5,8 @@ use serde::Serialize;
 use crate::compress::{Mode, Selector};
 use crate::geometry::Rect;
 use crate::imaging::Geotag;
+use crate::planner::{Descent, Plan, Stage, StageTimes, Step};
+use crate::units::Millis;
 
 /// An answer with its receipt: the document of `ask --json`.
 #[derive(Clone, Debug, Serialize)]
@@ -32,6 +34,10 @@ pub enum Finish {
     Stop,
     /// The most new tokens allowed.
     Length,
+    /// Time: one more token would have come too late.
+    Deadline,
+    /// It came after its deadline all the same.
+    Late,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -51,11 +57,45 @@ pub struct Receipt {
     /// What is not as asked for, in words.
     pub degraded: Vec<String>,
     pub stages_ms: Stages,
-    /// Empty until a calibration of the device exists.
+    /// Of each stage and in all, under the step that the work began with: `p50`, and the calibration's bound as `p99` (of stages at ingest it is that
+    /// on the 95th percentile). Empty without a calibration of the device.
     pub predicted_ms: serde_json::Map<String, serde_json::Value>,
+    pub plan: Planned,
     pub memory: Memory,
     pub evidence: Vec<Evidence>,
     pub frames: Vec<FrameRecord>,
+}
+
+/// What was asked, what there was time for, and what gave way.
+#[derive(Clone, Debug, Serialize)]
+pub struct Planned {
+    pub asked: Step,
+    /// Name of the step that the work began with.
+    pub began: String,
+    /// The step in force at the end.
+    pub ended: Step,
+    /// From the plan to the answer; null: none.
+    pub deadline_ms: Option<Millis>,
+    pub descents: Vec<Descended>,
+}
+
+/// A step down the ladder, by names.
+#[derive(Clone, Debug, Serialize)]
+pub struct Descended {
+    pub before: Stage,
+    pub from: String,
+    pub to: String,
+    pub left_ms: Millis,
+    pub needed_ms: Millis,
+}
+
+impl Descended {
+    #[must_use]
+    pub fn new(descent: &Descent, plan: &Plan) -> Self {
+        let name = |rung: usize| plan.rungs()[rung].step.name.clone();
+        let Descent { before, from, to, left_ms, needed_ms } = *descent;
+        Self { before, from: name(from), to: name(to), left_ms, needed_ms }
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -91,6 +131,8 @@ pub struct ViewUse {
     pub tiles: u32,
     /// Tiles that are not all padding: those the encoder saw.
     pub tiles_encoded: u32,
+    /// Tiles that are not all padding and that this question left unseen.
+    pub tiles_skipped: u32,
     /// Of a dropped view: the view that got its budget.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget_moved_to_px: Option<u32>,
@@ -113,6 +155,27 @@ pub struct Stages {
     pub total: f64,
     /// From the start of the work on this question (ingest included, where it was this question's) to its first token.
     pub first_token: f64,
+}
+
+impl Stages {
+    /// The stages of `times`, without the sums.
+    #[must_use]
+    pub fn of(times: &StageTimes) -> Self {
+        let ms = |stage| times.get(stage).0;
+        Self {
+            decode: ms(Stage::Decode),
+            views: ms(Stage::Views),
+            encode: ms(Stage::Encode),
+            regions: ms(Stage::Regions),
+            anchor: ms(Stage::Anchor),
+            select: ms(Stage::Select),
+            merge: ms(Stage::Merge),
+            prefill: ms(Stage::Prefill),
+            generate: ms(Stage::Generate),
+            total: 0.0,
+            first_token: 0.0,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize)]

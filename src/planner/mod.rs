@@ -4,14 +4,22 @@
 //! All memory is known before the first frame, so that a device that starts has room for everything it admits; a question that doesn't fit is
 //! refused before any work, with what it wanted and what is allowed.
 
-use crate::arena::{FrameSlots, KvCache, TokenArena};
-use crate::compress::regions::{Method, Sizes, Slic, Voter};
-use crate::compress::{MergeWork, Ranked, SelectWork, Selector};
-use crate::config::{Budget, ClusterOn, ConfigError, Manifest, Padding, Profile};
-use crate::engine::DecoderShape;
-use crate::geometry::{Layout, ViewLayout, VisionShape};
-use crate::imaging::{LabelMap, Pyramid, decoder_bytes};
-use crate::units::{Bytes, Px, Tokens, ViewId};
+mod calibration;
+mod cost;
+mod ladder;
+mod memory;
+mod rungs;
+
+pub use calibration::{Calibration, CalibrationError, Fit, Identity, needed, percentile, quantile, upper_bound};
+pub use cost::{CostModel, Costs, Job, ModelCost, Stage, StageTimes};
+pub use ladder::{Boundary, Descent, Plan, Predicted, Rung, Step, slowdown};
+pub use memory::{Line, Loaded, MemoryMap, Workspaces, memory_map, positions, reduced, tile_bytes};
+pub use rungs::{Asked, Cached, asked, is_coarse, lazy_tiles, rungs};
+
+use crate::compress::Selector;
+use crate::config::{Budget, ConfigError, Manifest, Profile};
+use crate::geometry::{Layout, ViewLayout};
+use crate::units::{Bytes, Millis, Tiles, Tokens, ViewId};
 
 /// A request that is refused before any work, or a plan that doesn't fit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -30,164 +38,22 @@ pub enum PlannerError {
     NewTokens { wanted: Tokens, allowed: Tokens },
     #[error("frames: wanted {wanted} at once, the profile's slots and a question allow {allowed}")]
     Frames { wanted: usize, allowed: usize },
+    #[error("tiles: wanted at most {wanted} encoded, the views that are always encoded have {least}")]
+    EncodeTiles { wanted: Tiles, least: Tiles },
+    #[error("tiles: --encode-tiles wanted a partition that clusters (kmeans or birch), found {found}")]
+    EncodeMap { found: String },
+    #[error("view {view}: wanted {wanted} of it, it got none when the frame was ingested")]
+    Unseen { view: ViewId, wanted: Tokens },
+    #[error("deadline: wanted an answer in {wanted}, the smallest that would do is {smallest}")]
+    Deadline { wanted: Millis, smallest: Millis },
+    #[error("deadline: wanted a calibration of this device with this model, found none: `uhr-edge qualify` makes one")]
+    Uncalibrated,
     #[error("memory: the plan needs {wanted}, the profile's limit is {allowed}")]
     Memory { wanted: Bytes, allowed: Bytes },
 }
 
 /// Most frames of a question.
 pub const MAX_FRAMES: usize = 4;
-
-/// One line of the memory map.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
-    pub what: &'static str,
-    pub bytes: Bytes,
-}
-
-/// Everything the process holds, by purpose.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemoryMap {
-    pub lines: Vec<Line>,
-}
-
-impl MemoryMap {
-    #[must_use]
-    pub fn total(&self) -> Bytes {
-        self.lines.iter().map(|line| line.bytes).sum()
-    }
-}
-
-/// Sizes that only loaded engines know.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    /// Resident set after the engines were loaded and run once: the program, encoder, projector and tokenizer.
-    pub resident: Bytes,
-    pub decoder: DecoderShape,
-    pub decoder_weights: Bytes,
-    pub decoder_workspace: Bytes,
-    /// Width and height of the segmenter's picture, where one was asked for.
-    pub segmenter: Option<(Px, Px)>,
-}
-
-/// Positions that the KV cache holds: the anchor pass or the largest answer pass.
-#[must_use]
-pub fn positions(profile: &Profile, manifest: &Manifest) -> Tokens {
-    manifest.vision.shape.tokens(0).max(profile.tokens.max_visual) + profile.tokens.max_text + profile.tokens.max_new
-}
-
-/// Sizes of the workspaces, from the same numbers for the map and for the allocation.
-pub struct Workspaces {
-    pub tokens: usize,
-    pub regions: usize,
-    pub budget: usize,
-    pub partition: Sizes,
-    pub projected: usize,
-    pub padding: usize,
-}
-
-impl Workspaces {
-    #[must_use]
-    pub fn new(profile: &Profile, manifest: &Manifest, method: &Method, hidden: usize) -> Self {
-        let shape = &manifest.vision.shape;
-        let tokens = shape.tokens(shape.views().len() - 1).get();
-        let projected = manifest.policy.cluster_on == ClusterOn::Projected;
-        let dim = if projected { hidden } else { manifest.vision.feature_dim };
-        let partition = Sizes { tokens, dim, clusters: profile.compression.clusters as usize };
-        // A view projected whole, for a policy that clusters projected tokens; a tile of padding, for one that keeps it.
-        let projected = if projected { tokens * hidden } else { 0 };
-        let padding = manifest.policy.padding == Padding::Kept;
-        let padding = if padding { shape.tile_grid().pow(2) * manifest.vision.feature_dim } else { 0 };
-        Self {
-            tokens,
-            regions: method.regions(partition),
-            budget: profile.tokens.max_visual.get().min(tokens),
-            partition,
-            projected,
-            padding,
-        }
-    }
-}
-
-/// Tiles as many as there are threads, and their features.
-#[must_use]
-pub fn tile_bytes(profile: &Profile, manifest: &Manifest) -> Bytes {
-    let shape = &manifest.vision.shape;
-    let (threads, tile) = (profile.engines.threads as u64, u64::from(shape.tile().0));
-    let (pixels, tokens) = (3 * tile * tile, shape.tile_grid().pow(2) as u64);
-    Bytes(threads * (4 * pixels + 2 * tokens * manifest.vision.feature_dim as u64))
-}
-
-/// The memory map of `profile` and `manifest`, with regions made by `method`.
-///
-/// # Errors
-/// [`PlannerError::Memory`] when it is over the profile's limit.
-pub fn memory_map(profile: &Profile, manifest: &Manifest, method: &Method, loaded: &Loaded) -> Result<MemoryMap, PlannerError> {
-    let shape = &manifest.vision.shape;
-    let (dim, hidden) = (manifest.vision.feature_dim, loaded.decoder.hidden);
-    let work = Workspaces::new(profile, manifest, method, hidden);
-    let (views, strips) = Pyramid::bytes(shape, profile.frame.max_side);
-    let slot = FrameSlots::slot_bytes(shape, dim, hidden);
-    let chunk = profile.engines.projection_chunk;
-    let mut lines = vec![
-        Line { what: "process, encoder, projector, tokenizer (measured at load)", bytes: loaded.resident },
-        Line { what: "decoder weights", bytes: loaded.decoder_weights },
-        Line { what: "decoder activations and logits", bytes: loaded.decoder_workspace },
-        Line { what: "KV cache", bytes: KvCache::bytes(loaded.decoder.layers, loaded.decoder.kv_width(), positions(profile, manifest)) },
-        Line { what: "frame slots", bytes: Bytes(slot.0 * profile.frame.slots as u64) },
-        Line { what: "token arena", bytes: TokenArena::bytes(profile.tokens.max_visual, hidden) },
-        Line { what: "views", bytes: views },
-        Line { what: "pyramid strips and filters", bytes: strips },
-        Line { what: "picture decoder", bytes: decoder_bytes(profile.frame.max_side) },
-        Line { what: "tiles in and out", bytes: tile_bytes(profile, manifest) },
-        Line { what: "regions", bytes: method.bytes(&profile.compression, work.partition) },
-        Line {
-            what: "selection",
-            bytes: SelectWork::bytes(work.tokens, work.regions, work.budget)
-                + Ranked::bytes(shape.all_tokens())
-                + Bytes::of::<f32>(2 * work.tokens + 2 * shape.tokens(0).get())
-                + Bytes::of::<u32>(profile.frame.slots.min(MAX_FRAMES) * shape.all_tokens().get() + 5 * profile.tokens.max_visual.get()),
-        },
-        Line {
-            what: "projection chunk",
-            bytes: MergeWork::bytes(chunk, hidden) + Bytes::of::<f32>(chunk.get() * hidden) + Bytes::of::<u16>(chunk.get() * dim),
-        },
-        Line { what: "a projected view and a tile of padding", bytes: Bytes::of::<u16>(work.projected + work.padding) },
-    ];
-    if method.maps() {
-        lines.push(Line { what: "label map", bytes: label_map(profile, manifest, method, loaded) });
-    }
-    let map = MemoryMap { lines };
-    if map.total() > profile.memory_limit {
-        return Err(PlannerError::Memory { wanted: map.total(), allowed: profile.memory_limit });
-    }
-    Ok(map)
-}
-
-/// The longest side of a picture that superpixels are made of.
-const REDUCED: Px = Px(1_344);
-
-/// The view that superpixels are made of: the largest that is at most [`REDUCED`], or the anchor.
-#[must_use]
-pub fn reduced(shape: &VisionShape) -> usize {
-    shape.views().iter().rposition(|side| *side <= REDUCED).unwrap_or(0)
-}
-
-/// What a map of labels and the votes on it hold.
-fn label_map(profile: &Profile, manifest: &Manifest, method: &Method, loaded: &Loaded) -> Bytes {
-    let (shape, threads) = (&manifest.vision.shape, profile.engines.threads);
-    match method {
-        Method::Labels(_) => LabelMap::bytes(profile.frame.max_side) + Voter::bytes(shape, profile.frame.max_side, threads),
-        Method::Superpixels => {
-            let side = shape.views()[reduced(shape)];
-            Slic::bytes(side.get(), profile.compression.clusters as usize) + Voter::bytes(shape, side, threads)
-        }
-        Method::Segmenter => {
-            let (width, height) = loaded.segmenter.unwrap_or_default();
-            Bytes::of::<f32>(4 * width.get() * height.get()) + Voter::bytes(shape, width.max(height), threads)
-        }
-        Method::Kmeans | Method::Birch => Bytes(0),
-    }
-}
 
 /// The budget that `text` names, or the profile's own.
 ///

@@ -170,6 +170,19 @@ impl FrameSource {
         if self.orientation >= 5 { (self.stored.1, self.stored.0) } else { self.stored }
     }
 
+    /// Whether the file still has the bytes that were admitted.
+    ///
+    /// # Errors
+    /// A file that changed, or is gone.
+    pub fn unchanged(&self) -> Result<(), ImagingError> {
+        let read = |source| ImagingError::Read { path: self.path.clone(), source };
+        let found = Digest::of(File::open(&self.path).map_err(read)?).map_err(read)?;
+        if found != self.digest {
+            return Err(ImagingError::Changed { path: self.path.clone(), wanted: self.digest, found });
+        }
+        Ok(())
+    }
+
     /// Latitude and longitude of the corners of a rectangle of the frame as seen, clockwise from the upper left, and the largest of their errors in
     /// metres. `None` where the file doesn't tell, or a corner is not on the ground.
     #[must_use]

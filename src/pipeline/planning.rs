@@ -1,0 +1,162 @@
+//! Plans of questions, and the times that stages took beside those they were planned for.
+
+use std::sync::Arc;
+
+use crate::compress::{Mode, Selector};
+use crate::config::Budget;
+use crate::imaging::FrameSource;
+use crate::pipeline::{Clock, Frame, Pipeline, PipelineError, PromptIds, Senses};
+use crate::planner::{self, Asked, Boundary, Cached, Calibration, Costs, Identity, Job, Plan, PlannerError, Stage, StageTimes};
+use crate::units::{Millis, Tiles, Tokens};
+
+/// What a question asks for beside its text.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Of all its frames together.
+    pub budget: Budget,
+    pub selector: Selector,
+    pub mode: Mode,
+    /// Most tiles of a frame that are encoded for it.
+    pub encode_tiles: Option<Tiles>,
+    /// Most tokens of the answer.
+    pub max_new: Tokens,
+    /// From the plan to the answer.
+    pub deadline: Option<Millis>,
+}
+
+/// What the stages took, and what they nominally take for the work that they did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spent {
+    pub measured: StageTimes,
+    pub nominal: StageTimes,
+}
+
+impl std::ops::AddAssign for Spent {
+    fn add_assign(&mut self, other: Self) {
+        self.measured = self.measured + other.measured;
+        self.nominal = self.nominal + other.nominal;
+    }
+}
+
+impl Pipeline {
+    /// Deadlines are kept against `clock`.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Plans reckon with what `senses` tells of the board.
+    #[must_use]
+    pub fn with_senses(mut self, senses: Senses) -> Self {
+        self.senses = senses;
+        self
+    }
+
+    /// Predictions come from `calibration`, which must be of [`Self::identity`].
+    pub fn calibrate(&mut self, calibration: Option<Calibration>) {
+        self.costs.calibration = calibration;
+    }
+
+    /// What a calibration must be of. `device`: what the board calls itself.
+    #[must_use]
+    pub fn identity(&self, device: &str) -> Identity {
+        let engines = &self.engines;
+        Identity {
+            profile: self.profile.name.clone(),
+            device: format!("{device}, {} threads", self.profile.engines.threads),
+            power_mode: (self.senses)().power_mode,
+            model: self.model_id(),
+            engines: [engines.encoder.id(), engines.projector.id(), engines.decoder.id(), self.partition.id()].join("; "),
+        }
+    }
+
+    /// Name of the model and the first bytes of its manifest's digest.
+    #[must_use]
+    pub fn model_id(&self) -> String {
+        format!("{}@{}", self.manifest.name, &self.manifest.digest.to_string()[..16])
+    }
+
+    #[must_use]
+    pub fn costs(&self) -> &Costs {
+        &self.costs
+    }
+
+    /// Answers that came after their deadline, since the start.
+    #[must_use]
+    pub fn late(&self) -> u64 {
+        self.late
+    }
+
+    /// Plans a question on frames that are still files: their ingest is part of the work.
+    ///
+    /// # Errors
+    /// What is over a limit, or a deadline that nothing on the ladder would keep.
+    pub fn plan_first(&self, sources: &[FrameSource], prompt: &PromptIds, request: &Request) -> Result<Plan, PipelineError> {
+        self.plan(sources.iter(), Cached::Nothing, prompt, request)
+    }
+
+    /// Plans a question on frames that are in their slots.
+    ///
+    /// # Errors
+    /// As [`Self::plan_first`].
+    pub fn plan_again(&self, frames: &[&Frame], prompt: &PromptIds, request: &Request) -> Result<Plan, PipelineError> {
+        let cached = if frames.iter().any(|frame| frame.lazy) { Cached::Coarse } else { Cached::Whole };
+        self.plan(frames.iter().map(|frame| &frame.source), cached, prompt, request)
+    }
+
+    fn plan<'a>(
+        &self,
+        sources: impl Iterator<Item = &'a FrameSource>,
+        cached: Cached,
+        prompt: &PromptIds,
+        request: &Request,
+    ) -> Result<Plan, PipelineError> {
+        let layouts = sources.map(|source| self.lay_out(source)).collect::<Result<Vec<_>, _>>()?;
+        let (wanted, allowed) = (layouts.len(), self.profile.frame.slots.min(planner::MAX_FRAMES));
+        if layouts.is_empty() || wanted > allowed {
+            return Err(PlannerError::Frames { wanted, allowed }.into());
+        }
+        if request.encode_tiles.is_some() && !self.partition.clusters() {
+            return Err(PlannerError::EncodeMap { found: self.partition.id().to_owned() }.into());
+        }
+        let asked = Asked {
+            step: planner::asked(request.budget.clone(), request.encode_tiles, request.max_new),
+            selector: request.selector,
+            mode: request.mode,
+            text: prompt.tokens(),
+            cached,
+            lazy: self.partition.clusters(),
+        };
+        let rungs = planner::rungs(&self.profile, &self.manifest, &self.costs, &layouts, &asked)?;
+        let mut plan = Plan::new(rungs, request.deadline, self.slowdown(), self.clock.now())?;
+        (plan.selector, plan.whole) = (request.selector, cached == Cached::Whole);
+        Ok(plan)
+    }
+
+    /// How much slower than calibrated the device is by its readings.
+    pub(super) fn slowdown(&self) -> f64 {
+        if self.profile.thermal.is_none() {
+            return 1.0;
+        }
+        planner::slowdown(self.profile.thermal.as_ref(), &(self.senses)())
+    }
+
+    pub(super) fn step_down(&self, plan: &mut Plan, boundary: Boundary) {
+        if plan.deadline.is_some() {
+            plan.step_down(boundary, self.clock.now(), self.slowdown());
+        }
+    }
+
+    /// Books a stage that began at `begun` and did `job`.
+    pub(super) fn passed(&self, spent: &mut Spent, stage: Stage, begun: Millis, job: &Job) {
+        self.passed_in(spent, stage, self.clock.now() - begun, job);
+    }
+
+    /// Books a stage that took `measured`.
+    pub(super) fn passed_in(&self, spent: &mut Spent, stage: Stage, measured: Millis, job: &Job) {
+        let nominal = self.costs.model.nominal(stage, job);
+        spent.nominal.add(stage, nominal);
+        spent.measured.add(stage, self.clock.passed(stage, measured, nominal));
+    }
+}
