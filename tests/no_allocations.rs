@@ -1,5 +1,5 @@
 //! From prompt token ids to answer token ids nothing is allocated. The vision side is scripted, since the ONNX engine allocates by itself; the
-//! decoder, the compression and the arenas are the real ones.
+//! decoder, the compression and the arenas are the real ones. Once more with all engines behind the made-up TensorRT library.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
@@ -46,17 +46,17 @@ fn counted(work: impl FnOnce()) -> usize {
     SEEN.load(Ordering::SeqCst)
 }
 
-#[test]
-fn an_answer_allocates_nothing() {
+/// `engines`: what replaces those of the host's profile, and what the receipt calls the encoder and, among the rest, the decoder.
+fn answers_allocate_nothing([vision, language]: [&str; 2], [encoder, decoder]: [&str; 2]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("mixed.toml");
     let host = std::fs::read_to_string(root.join("firmware-config/host.toml")).unwrap();
-    std::fs::write(&file, host.replace("vision = \"onnx\"", "vision = \"scripted\"")).unwrap();
+    std::fs::write(&file, host.replace("vision = \"onnx\"", vision).replace("language = \"gguf\"", language)).unwrap();
     let profile = Profile::load(file.to_str().unwrap()).unwrap();
     let manifest = Manifest::load(&root.join("models/uhr-nano")).unwrap();
     let engines = Engines::load(&profile, &manifest, &Method::Kmeans).unwrap();
-    assert_eq!((engines.encoder.id(), engines.decoder.id().contains("gguf")), ("scripted", true));
+    assert_eq!((engines.encoder.id(), engines.decoder.id().contains(decoder)), (encoder, true));
     let budget = planner::budget(Some("700"), &profile, &manifest).unwrap();
     let limits = Limits::of(&profile);
     let mut pipeline = Pipeline::new(profile, manifest, engines, &Method::Kmeans, Bytes(0)).unwrap();
@@ -80,6 +80,13 @@ fn an_answer_allocates_nothing() {
         assert!(made > 0);
         assert_eq!(seen, 0, "allocations between prompt ids and answer ids, {mode:?}");
     }
+}
+
+#[test]
+fn an_answer_allocates_nothing() {
+    answers_allocate_nothing(["vision = \"scripted\"", "language = \"gguf\""], ["scripted", "gguf"]);
+    let device = ["vision = \"tensorrt\"\nshim = \"fake\"", "language = \"tensorrt\""];
+    answers_allocate_nothing(device, ["tensorrt fake", "tensorrt fake"]);
     // The counter counts, on this thread and on others.
     assert_eq!(counted(|| drop(std::hint::black_box(Vec::<u8>::with_capacity(1)))), 1);
     assert!(counted(|| drop(std::thread::spawn(|| drop(std::hint::black_box(vec![1]))).join())) > 1);

@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand};
 use crate::cli::compress::CompressCliError;
 use crate::compress::CompressError;
 use crate::config::{ConfigError, Manifest, Profile};
-use crate::engine::EngineError;
+use crate::engine::{DecoderError, EngineError};
 use crate::imaging::{ImagingError, LabelMapError, Limits};
 use crate::pipeline::PipelineError;
 use crate::planner::{CalibrationError, PlannerError};
@@ -158,7 +158,8 @@ fn config_code(error: &ConfigError) -> u8 {
 fn engine_code(error: &EngineError) -> u8 {
     match error {
         EngineError::Full(_) => 3,
-        EngineError::Run { .. } | EngineError::Length { .. } => 1,
+        EngineError::Run { .. } | EngineError::Length { .. } | EngineError::Device { .. } => 1,
+        EngineError::Decoder(DecoderError::Device { .. }) => 1,
         EngineError::Load { .. } | EngineError::Tensor { .. } | EngineError::Decoder(_) | EngineError::Tokenizer(_) => 5,
     }
 }

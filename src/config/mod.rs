@@ -15,7 +15,7 @@ pub use budget::{Budget, PRESETS};
 pub use device::{Device, LadderStep, Thermal};
 pub use manifest::{Digest, Language, Manifest, Prompt, Vision};
 pub use policy::{ClusterOn, ClusterRule, ImportanceRows, Keep, POLICIES, Padding, Policy, Start, Stop};
-pub use profile::{Bands, Birch, Compression, EngineKind, Engines, FrameLimits, Profile, TokenLimits};
+pub use profile::{Bands, Birch, Compression, EngineKind, Engines, FrameLimits, Profile, Shim, TokenLimits};
 
 use crate::units::Tokens;
 

@@ -120,6 +120,8 @@ pub struct Engines {
     pub threads: usize,
     /// Tokens projected at once.
     pub projection_chunk: Tokens,
+    /// There where an engine is [`EngineKind::Tensorrt`].
+    pub shim: Option<Shim>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -131,6 +133,16 @@ pub enum EngineKind {
     Gguf,
     /// Seeded, made-up outputs.
     Scripted,
+    /// On a device, behind a shim.
+    Tensorrt,
+}
+
+/// What stands between TensorRT and this crate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shim {
+    /// A made-up device that runs the scripted engines.
+    Fake,
 }
 
 #[derive(Deserialize)]
@@ -193,6 +205,7 @@ struct EnginesFile {
     language: EngineKind,
     threads: usize,
     projection_chunk_tokens: u32,
+    shim: Option<Shim>,
 }
 
 impl Profile {
@@ -275,8 +288,8 @@ impl Profile {
             }
         }
         for (key, kind, allowed) in [
-            ("engines.vision", engines.vision, [EngineKind::Onnx, EngineKind::Scripted]),
-            ("engines.language", engines.language, [EngineKind::Gguf, EngineKind::Scripted]),
+            ("engines.vision", engines.vision, [EngineKind::Onnx, EngineKind::Scripted, EngineKind::Tensorrt]),
+            ("engines.language", engines.language, [EngineKind::Gguf, EngineKind::Scripted, EngineKind::Tensorrt]),
         ] {
             if !allowed.contains(&kind) {
                 return Err(ConfigError::Value {
@@ -285,6 +298,10 @@ impl Profile {
                     found: format!("{kind:?}"),
                     wanted: format!("one of {allowed:?}"),
                 });
+            }
+            if kind == EngineKind::Tensorrt && engines.shim.is_none() {
+                let wanted = "engines.shim = \"fake\" beside it: no TensorRT shim is built into this binary yet".into();
+                return Err(ConfigError::Value { path: path.to_owned(), key, found: format!("{kind:?}"), wanted });
             }
         }
         for budget in std::iter::once(&tokens.budget).chain(file.ladder.iter().map(|step| &step.budget)) {
@@ -329,6 +346,7 @@ impl Profile {
                 language: engines.language,
                 threads: engines.threads,
                 projection_chunk: Tokens(engines.projection_chunk_tokens),
+                shim: engines.shim,
             },
             device: file.device,
             thermal,
@@ -360,7 +378,13 @@ mod tests {
             ("lambda-feature = 1.0", "lambda-feature = nan", "compression.lambda-feature = NaN: wanted a finite number"),
             ("seed = 0", "seed = 0\nbirch-threshold = -1.0", "compression.birch-threshold = -1: wanted a finite number, 0 or more"),
             ("seed = 0", "seed = 0\nbirch-branching = 3", "compression.birch-branching = 3: wanted 4 to 1024"),
-            ("vision = \"onnx\"", "vision = \"gguf\"", "engines.vision = Gguf: wanted one of [Onnx, Scripted]"),
+            ("vision = \"onnx\"", "vision = \"gguf\"", "engines.vision = Gguf: wanted one of [Onnx, Scripted, Tensorrt]"),
+            (
+                "vision = \"onnx\"",
+                "vision = \"tensorrt\"",
+                "engines.vision = Tensorrt: wanted engines.shim = \"fake\" beside it: no TensorRT shim",
+            ),
+            ("threads = 2", "threads = 2\nshim = \"real\"", "unknown variant `real`, expected `fake`"),
             ("budget = \"onboard\"", "budget = \"huge\"", "budget \"huge\": wanted onboard"),
             ("slots = 4", "slots = 4\nbands = [1, 2]", "frame.bands = [1, 2]: wanted one band or three"),
             ("slots = 4", "slots = 4\nbands = [0]", "frame.bands = [0]: wanted one band or three, numbered from 1"),

@@ -7,6 +7,7 @@
 pub mod decoder;
 pub mod onnx;
 pub mod scripted;
+pub mod tensorrt;
 mod tokenizer;
 
 use std::path::PathBuf;
@@ -31,6 +32,8 @@ pub enum EngineError {
     Run { engine: &'static str, reason: String },
     #[error("{engine}: wanted {wanted} values of {what}, found {found}")]
     Length { engine: &'static str, what: &'static str, wanted: usize, found: usize },
+    #[error("{engine}: {source}")]
+    Device { engine: &'static str, source: tensorrt::ShimError },
     #[error(transparent)]
     Full(#[from] Full),
     #[error(transparent)]

@@ -6,11 +6,12 @@ use half::f16;
 
 use crate::compress::Positions;
 use crate::compress::regions::Method;
-use crate::config::{EngineKind, Manifest, Profile};
+use crate::config::{EngineKind, Manifest, Profile, Shim};
 use crate::engine::decoder::Llama;
 use crate::engine::onnx::{EncoderShape, OnnxEncoder, OnnxProjector, OnnxSegmenter};
 use crate::engine::scripted::{ScriptedDecoder, ScriptedEncoder, ScriptedProjector};
-use crate::engine::{Decoder, DecoderShape, Projector, Segmenter, Tokenizer, VisionEncoder};
+use crate::engine::tensorrt::{Device, fake};
+use crate::engine::{Decoder, DecoderShape, EngineError, Projector, Segmenter, Tokenizer, VisionEncoder};
 use crate::kernels::Pool;
 use crate::pipeline::PipelineError;
 use crate::planner::{self, PlannerError};
@@ -51,12 +52,21 @@ impl Engines {
         let pool = Arc::new(Pool::new(profile.engines.threads));
         let vision = &manifest.vision;
         let segmenter = if *method == Method::Segmenter { Some(segmenter(manifest)?) } else { None };
+        let (device, chunk) = (device(profile)?, profile.engines.projection_chunk);
+        // The made-up device's engines are the scripted ones.
+        let made_up = matches!(profile.engines.language, EngineKind::Scripted | EngineKind::Tensorrt);
         let decoder: Box<dyn Decoder> = match profile.engines.language {
-            EngineKind::Scripted => {
+            EngineKind::Scripted | EngineKind::Tensorrt => {
                 let tokenizer = Tokenizer::load(&manifest.language.tokenizer, SCRIPTED.vocab)?;
                 let stop = tokenizer.id(&manifest.language.stop[0])?;
                 let shape = DecoderShape { layers: manifest.language.interface_layer, vocab: tokenizer.len(), ..SCRIPTED };
-                Box::new(ScriptedDecoder::new(shape, stop, SCRIPTED_ANSWER))
+                match &device {
+                    Some(device) if profile.engines.language == EngineKind::Tensorrt => {
+                        let positions = planner::positions(profile, manifest);
+                        Box::new(fake::decoder(device, shape, (stop, SCRIPTED_ANSWER), (positions, chunk))?)
+                    }
+                    _ => Box::new(ScriptedDecoder::new(shape, stop, SCRIPTED_ANSWER)),
+                }
             }
             _ => Box::new(Llama::load(&manifest.language.decoder, planner::positions(profile, manifest), Arc::clone(&pool))?),
         };
@@ -71,28 +81,23 @@ impl Engines {
             return Err(PlannerError::Context { wanted, allowed }.into());
         }
         let shape = EncoderShape { tile: vision.shape.tile(), patch: vision.shape.patch(), feature_dim: vision.feature_dim };
-        let chunk = profile.engines.projection_chunk;
-        let scripted = profile.engines.vision == EngineKind::Scripted;
-        let mut encoder: Box<dyn VisionEncoder> = if scripted {
-            Box::new(ScriptedEncoder::new(shape))
-        } else {
-            Box::new(OnnxEncoder::load(&vision.encoder, shape, profile.engines.threads)?)
+        let mut encoder: Box<dyn VisionEncoder> = match (profile.engines.vision, &device) {
+            (EngineKind::Scripted, _) => Box::new(ScriptedEncoder::new(shape)),
+            (EngineKind::Tensorrt, Some(device)) => Box::new(fake::encoder(device, shape)?),
+            _ => Box::new(OnnxEncoder::load(&vision.encoder, shape, profile.engines.threads)?),
         };
-        let mut projector: Box<dyn Projector> = if scripted || profile.engines.language == EngineKind::Scripted {
-            Box::new(ScriptedProjector { chunk, feature_dim: vision.feature_dim, hidden })
-        } else {
-            Box::new(OnnxProjector::load(&vision.projector, chunk, vision.feature_dim, hidden)?)
+        let scripted = profile.engines.vision == EngineKind::Scripted || profile.engines.language == EngineKind::Scripted;
+        let mut projector: Box<dyn Projector> = match &device {
+            Some(device) => Box::new(fake::projector(device, chunk, vision.feature_dim, hidden)?),
+            None if scripted => Box::new(ScriptedProjector { chunk, feature_dim: vision.feature_dim, hidden }),
+            None => Box::new(OnnxProjector::load(&vision.projector, chunk, vision.feature_dim, hidden)?),
         };
         let positions = match &vision.positions {
-            Some(path) if profile.engines.language != EngineKind::Scripted => {
-                Some(Positions::load(path, vision.shape.views().len(), hidden)?)
-            }
+            Some(path) if !made_up => Some(Positions::load(path, vision.shape.views().len(), hidden)?),
             _ => None,
         };
         let mut selected_token_mlp: Option<Box<dyn Projector>> = match &vision.selected_token_mlp {
-            Some(path) if profile.engines.language != EngineKind::Scripted => {
-                Some(Box::new(OnnxProjector::load(path, chunk, hidden, hidden)?))
-            }
+            Some(path) if !made_up => Some(Box::new(OnnxProjector::load(path, chunk, hidden, hidden)?)),
             _ => None,
         };
         let tile = vision.shape.tile().get();
@@ -118,6 +123,18 @@ impl Engines {
             decoder_workspace: self.decoder.workspace(),
             segmenter: self.segmenter.as_ref().map(|segmenter| segmenter.size()),
         }
+    }
+}
+
+/// The device of a profile with an engine on one.
+fn device(profile: &Profile) -> Result<Option<Device>, EngineError> {
+    let engines = &profile.engines;
+    match engines.shim {
+        Some(Shim::Fake) if engines.vision == EngineKind::Tensorrt || engines.language == EngineKind::Tensorrt => {
+            let open = Device::open(&fake::table(), 0);
+            open.map(Some).map_err(|source| EngineError::Device { engine: "tensorrt", source })
+        }
+        _ => Ok(None),
     }
 }
 

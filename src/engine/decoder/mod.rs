@@ -13,6 +13,7 @@ use half::f16;
 
 use crate::arena::{Full, KvCache};
 use crate::config::ImportanceRows;
+use crate::engine::tensorrt::ShimError;
 use crate::units::Bytes;
 
 pub use gguf::Gguf;
@@ -37,6 +38,8 @@ pub enum DecoderError {
     NotFinite { layer: usize, token: usize, found: f32 },
     #[error("logits: wanted a finite one, found none")]
     NoLogit,
+    #[error("tensorrt decoder, {doing}: {source}")]
+    Device { doing: &'static str, source: ShimError },
     #[error("interface layer {found}: wanted 1 to {layers}")]
     Layer { found: usize, layers: usize },
 }

@@ -130,10 +130,14 @@ impl EncoderShape {
     pub fn tokens(self) -> usize {
         (self.tile.get() / self.patch.get()).pow(2)
     }
-    fn values_in(self) -> usize {
+    /// Of a tile, three planes.
+    #[must_use]
+    pub fn values_in(self) -> usize {
         3 * self.tile.get().pow(2)
     }
-    fn values_out(self) -> usize {
+    /// Of a tile's features.
+    #[must_use]
+    pub fn values_out(self) -> usize {
         self.tokens() * self.feature_dim
     }
 }

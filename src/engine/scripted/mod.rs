@@ -45,19 +45,25 @@ impl VisionEncoder for ScriptedEncoder {
             return Err(EngineError::Length { engine: ID, what: "features", wanted: count * grid * grid * dim, found: out.len() });
         }
         pool.pieces(out, grid * grid * dim, &|tile, features| {
-            let tile = &tiles[tile * 3 * plane..(tile + 1) * 3 * plane];
-            for (token, row) in features.chunks_exact_mut(dim).enumerate() {
-                let corner = token / grid * patch * side + token % grid * patch;
-                let mean = [0, 1, 2].map(|channel| {
-                    let rows = (0..patch).flat_map(|y| &tile[channel * plane + corner + y * side..][..patch]);
-                    rows.sum::<f32>() / (patch * patch) as f32
-                });
-                for (j, value) in row.iter_mut().enumerate() {
-                    *value = f16::from_f32((mean[j % 3] * (1.0 + j as f32 * 0.37)).sin());
-                }
-            }
+            encode_tile(&self.shape, &tiles[tile * 3 * plane..(tile + 1) * 3 * plane], features);
         });
         Ok(())
+    }
+}
+
+/// One tile `[3,T,T]` → its features `[P,d_v]`.
+pub fn encode_tile(shape: &EncoderShape, tile: &[f32], features: &mut [f16]) {
+    let (side, patch) = (shape.tile.get(), shape.patch.get());
+    let (plane, grid) = (side * side, side / patch);
+    for (token, row) in features.chunks_exact_mut(shape.feature_dim).enumerate() {
+        let corner = token / grid * patch * side + token % grid * patch;
+        let mean = [0, 1, 2].map(|channel| {
+            let rows = (0..patch).flat_map(|y| &tile[channel * plane + corner + y * side..][..patch]);
+            rows.sum::<f32>() / (patch * patch) as f32
+        });
+        for (j, value) in row.iter_mut().enumerate() {
+            *value = f16::from_f32((mean[j % 3] * (1.0 + j as f32 * 0.37)).sin());
+        }
     }
 }
 
@@ -86,10 +92,56 @@ impl Projector for ScriptedProjector {
         if rows > self.chunk.get() || out.len() != rows * self.hidden {
             return Err(EngineError::Length { engine: ID, what: "projected rows", wanted: rows * self.hidden, found: out.len() });
         }
-        for (row, out) in features.chunks_exact(self.feature_dim).zip(out.chunks_exact_mut(self.hidden)) {
-            out.iter_mut().zip(row.iter().cycle()).for_each(|(out, value)| *out = value.to_f32());
-        }
+        project_rows((features, self.feature_dim), (out, self.hidden));
         Ok(())
+    }
+}
+
+/// Rows and their width → rows and theirs.
+pub fn project_rows((features, feature_dim): (&[f16], usize), (out, hidden): (&mut [f32], usize)) {
+    for (row, out) in features.chunks_exact(feature_dim).zip(out.chunks_exact_mut(hidden)) {
+        out.iter_mut().zip(row.iter().cycle()).for_each(|(out, value)| *out = value.to_f32());
+    }
+}
+
+/// Mean absolute value of each row `[n, hidden]` → `[n]`: the script of importance.
+pub fn look_at(rows: &[f16], hidden: usize, scores: &mut [f32]) {
+    for (score, row) in scores.iter_mut().zip(rows.chunks_exact(hidden)) {
+        *score = row.iter().map(|value| value.to_f32().abs()).sum::<f32>() / hidden as f32;
+    }
+}
+
+/// What a scripted decoder remembers of a sequence: a hash of all it was given, and how many tokens it has said since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Script {
+    pub state: u64,
+    pub said: u32,
+}
+
+impl Script {
+    fn take_in(&mut self, value: u64) {
+        self.state = (self.state ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+    }
+
+    pub fn take_ids(&mut self, ids: &[u32]) {
+        ids.iter().for_each(|&id| self.take_in(u64::from(id)));
+    }
+
+    pub fn take_rows(&mut self, rows: &[f16]) {
+        rows.iter().for_each(|value| self.take_in(u64::from(value.to_bits())));
+    }
+
+    /// Writes 1 to the logit of the token that comes next, 0 to the others: `answer_len` tokens that aren't `stop`, then `stop`.
+    pub fn say(&mut self, stop: u32, answer_len: u32, logits: &mut [f32]) {
+        logits.fill(0.0);
+        let vocab = logits.len() as u64;
+        let mut token = usize::try_from(self.state % vocab).unwrap_or(0);
+        if token == stop as usize {
+            token = (token + 1) % logits.len();
+        }
+        let token = if self.said < answer_len { token } else { stop as usize };
+        logits[token] = 1.0;
+        self.said = self.said.saturating_add(1);
     }
 }
 
@@ -99,8 +151,7 @@ pub struct ScriptedDecoder {
     stop: u32,
     answer_len: u32,
     logits: Vec<f32>,
-    state: u64,
-    steps: u32,
+    script: Script,
 }
 
 impl ScriptedDecoder {
@@ -108,23 +159,7 @@ impl ScriptedDecoder {
     #[must_use]
     pub fn new(shape: DecoderShape, stop: u32, answer_len: u32) -> Self {
         let logits = vec![0.0; shape.vocab];
-        Self { shape, stop, answer_len, logits, state: 0, steps: 0 }
-    }
-
-    fn take_in(&mut self, value: u64) {
-        self.state = (self.state ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
-    }
-
-    fn script(&mut self) {
-        self.logits.fill(0.0);
-        let vocab = self.shape.vocab as u64;
-        let mut token = usize::try_from(self.state % vocab).unwrap_or(0);
-        if token == self.stop as usize {
-            token = (token + 1) % self.shape.vocab;
-        }
-        let token = if self.steps < self.answer_len { token } else { self.stop as usize };
-        self.logits[token] = 1.0;
-        self.steps += 1;
+        Self { shape, stop, answer_len, logits, script: Script::default() }
     }
 }
 
@@ -153,11 +188,8 @@ impl Decoder for ScriptedDecoder {
         _rows: (usize, ImportanceRows),
         scores: &mut [f32],
     ) -> Result<(), DecoderError> {
-        let dim = self.shape.hidden;
         if let Some(Segment::Rows(rows)) = segments.get(image) {
-            for (score, row) in scores.iter_mut().zip(rows.chunks_exact(dim)) {
-                *score = row.iter().map(|value| value.to_f32().abs()).sum::<f32>() / dim as f32;
-            }
+            look_at(rows, self.shape.hidden, scores);
         }
         Ok(())
     }
@@ -166,21 +198,21 @@ impl Decoder for ScriptedDecoder {
         let positions = segments.iter().map(|segment| segment.len(self.shape.hidden)).sum();
         kv.clear();
         kv.reserve(Tokens::of(positions))?;
-        (self.state, self.steps) = (0, 0);
+        self.script = Script::default();
         for segment in segments {
             match segment {
-                Segment::Ids(ids) => ids.iter().for_each(|&id| self.take_in(u64::from(id))),
-                Segment::Rows(rows) => rows.iter().for_each(|value| self.take_in(u64::from(value.to_bits()))),
+                Segment::Ids(ids) => self.script.take_ids(ids),
+                Segment::Rows(rows) => self.script.take_rows(rows),
             }
         }
-        self.script();
+        self.script.say(self.stop, self.answer_len, &mut self.logits);
         Ok(())
     }
 
     fn step(&mut self, kv: &mut KvCache, token: u32) -> Result<(), DecoderError> {
         kv.reserve(Tokens(1))?;
-        self.take_in(u64::from(token));
-        self.script();
+        self.script.take_ids(&[token]);
+        self.script.say(self.stop, self.answer_len, &mut self.logits);
         Ok(())
     }
 

@@ -1,0 +1,39 @@
+//! Engines on a device: TensorRT behind a flat-C shim. Memory lives there, work completes later, and what goes wrong is an error with its figures.
+//!
+//! All memory is allocated at load, on both sides, so that it can't run out in flight. Each engine has a stream of its own and waits for its last
+//! copy before it returns.
+//!
+//! # Why
+//! The traits are the CPU engines' own: features and rows cross to the host and back between the networks, which is what selection and
+//! merging need, and a few megabytes a question. Nothing here has run on a GPU: there is no shim but [`fake`], which proves the rest.
+
+mod decoder;
+mod encoder;
+pub mod fake;
+mod projector;
+mod shim;
+
+pub use decoder::{DecoderPlans, TensorrtDecoder};
+pub use encoder::TensorrtEncoder;
+pub use projector::TensorrtProjector;
+pub use shim::{
+    ABI_VERSION, Bound, Device, DeviceBuffer, DeviceEngine, Dtype, Element, HostBuffer, ShimError, ShimTable, Stream, TensorInfo, Wanted,
+};
+
+/// What the tensors of a package's engines are called.
+mod names {
+    use std::ffi::CStr;
+
+    pub const TILES: &CStr = c"tiles";
+    pub const FEATURES: &CStr = c"features";
+    pub const ROWS: &CStr = c"rows";
+    pub const IDS: &CStr = c"ids";
+    pub const KV: &CStr = c"kv";
+    pub const SCORES: &CStr = c"scores";
+    pub const LOGITS: &CStr = c"logits";
+}
+
+/// For receipts: the library and the device in its own words.
+fn id(device: &Device) -> String {
+    format!("tensorrt {}", device.describe())
+}

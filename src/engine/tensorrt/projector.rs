@@ -1,0 +1,90 @@
+//! Features to the decoder's width on a device, a chunk a run.
+
+use half::f16;
+
+use crate::engine::tensorrt::shim::{Bound, Device, DeviceBuffer, DeviceEngine, Dtype, HostBuffer, ShimError, Stream, TensorInfo};
+use crate::engine::tensorrt::{id, names};
+use crate::engine::{EngineError, Projector};
+use crate::units::{Bytes, Tokens};
+
+const ENGINE: &str = "tensorrt projector";
+
+/// `[n,d_v]` f16 → `[n,d]` f32, for at most `chunk` rows.
+pub struct TensorrtProjector {
+    id: String,
+    chunk: Tokens,
+    feature_dim: usize,
+    hidden: usize,
+    engine: DeviceEngine,
+    features_in: HostBuffer<f16>,
+    features: DeviceBuffer<f16>,
+    rows: DeviceBuffer<f32>,
+    rows_out: HostBuffer<f32>,
+    stream: Stream,
+}
+
+impl TensorrtProjector {
+    /// The engine of `plan` on `device`, whose tensors are `features` `[any,d_v]` f16 and `rows` `[any,d]` f32, and memory for its work.
+    ///
+    /// # Errors
+    /// A tensor that differs, by its name; out of memory, with figures; a lost device.
+    pub fn load(device: &Device, plan: &[u8], chunk: Tokens, feature_dim: usize, hidden: usize) -> Result<Self, EngineError> {
+        let load = || {
+            let features = TensorInfo::new(Dtype::F16, &[0, feature_dim]);
+            let rows = TensorInfo::new(Dtype::F32, &[0, hidden]);
+            Ok(Self {
+                id: id(device),
+                chunk,
+                feature_dim,
+                hidden,
+                engine: device.engine(plan, &[(names::FEATURES, features), (names::ROWS, rows)])?,
+                features_in: device.host("features in", chunk.get() * feature_dim)?,
+                features: device.buffer("features", chunk.get() * feature_dim)?,
+                rows: device.buffer("projected rows", chunk.get() * hidden)?,
+                rows_out: device.host("projected rows out", chunk.get() * hidden)?,
+                stream: device.stream()?,
+            })
+        };
+        load().map_err(|source| EngineError::Device { engine: ENGINE, source })
+    }
+
+    fn run(&mut self, features: &[f16], out: &mut [f32]) -> Result<(), ShimError> {
+        let rows = features.len() / self.feature_dim;
+        self.features_in.wait()?;
+        self.features_in.values_mut()?[..features.len()].copy_from_slice(features);
+        self.stream.copy_in(&mut self.features_in, &self.features, features.len())?;
+        let from = Bound::new(names::FEATURES, &self.features, &[rows, self.feature_dim]);
+        let to = Bound::new(names::ROWS, &self.rows, &[rows, self.hidden]);
+        self.stream.enqueue(&self.engine, &[from, to])?;
+        self.rows_out.wait()?;
+        self.stream.copy_out(&self.rows, &mut self.rows_out, out.len())?;
+        self.rows_out.wait()?;
+        out.copy_from_slice(&self.rows_out.values()?[..out.len()]);
+        Ok(())
+    }
+}
+
+impl Projector for TensorrtProjector {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn bytes(&self) -> Bytes {
+        self.engine.bytes() + self.features_in.bytes() + self.features.bytes() + self.rows.bytes() + self.rows_out.bytes()
+    }
+
+    fn chunk(&self) -> Tokens {
+        self.chunk
+    }
+
+    fn project(&mut self, features: &[f16], out: &mut [f32]) -> Result<(), EngineError> {
+        let rows = features.len() / self.feature_dim;
+        if rows > self.chunk.get() || features.len() != rows * self.feature_dim || out.len() != rows * self.hidden {
+            return Err(EngineError::Length { engine: ENGINE, what: "projected rows", wanted: rows * self.hidden, found: out.len() });
+        }
+        if rows == 0 {
+            return Ok(());
+        }
+        self.run(features, out).map_err(|source| EngineError::Device { engine: ENGINE, source })
+    }
+}
