@@ -20,7 +20,7 @@ use uhr_edge::engine::tensorrt::fake::{self, FakeDevice, FakeSettings, Live, POI
 use uhr_edge::engine::tensorrt::{Bound, Device, Dtype, ShimError, TensorInfo, TensorrtEncoder};
 use uhr_edge::engine::{Decoder, EngineError, Segment, VisionEncoder};
 use uhr_edge::imaging::{FrameSource, Limits};
-use uhr_edge::pipeline::{Engines, Frame, Pipeline, PipelineError, Question, Wanted};
+use uhr_edge::pipeline::{Engines, Frame, Pipeline, PipelineError, Question, Request};
 use uhr_edge::planner;
 use uhr_edge::units::{Bytes, Px, Tokens};
 
@@ -152,18 +152,32 @@ impl Bench {
         Pipeline::new(self.profile.clone(), self.manifest.clone(), engines, &Method::Kmeans, Bytes(0)).unwrap()
     }
 
+    fn request(&self) -> Request {
+        Request {
+            budget: self.budget.clone(),
+            selector: Selector::UhrBat,
+            mode: Mode::Paper,
+            encode_tiles: None,
+            max_new: Tokens(8),
+            deadline: None,
+        }
+    }
+
     fn ingest(&self, pipeline: &mut Pipeline) -> Result<Frame, PipelineError> {
-        let source = FrameSource::open(&self.frame, &Limits::of(&self.profile)).unwrap();
-        let wanted = Wanted { budget: self.budget.clone(), selector: Selector::UhrBat };
-        pipeline.ingest(source, &wanted, &mut |_, _| ()).map(|(frame, _)| frame)
+        let sources = [FrameSource::open(&self.frame, &Limits::of(&self.profile)).unwrap()];
+        let prompt = pipeline.prompt(QUESTION)?;
+        let mut plan = pipeline.plan_first(&sources, &prompt, &self.request())?;
+        let [source] = sources;
+        pipeline.ingest(0, source, &mut plan, &mut |_, _| ()).map(|(frame, _)| frame)
     }
 
     fn answer(&self, pipeline: &mut Pipeline, frame: &Frame) -> Result<Said, PipelineError> {
-        let max_new = Tokens(8);
-        let prompt = pipeline.prompt(QUESTION, self.budget.total(), max_new)?;
-        let answer = pipeline.answer(&[frame], &Question { prompt: prompt.clone(), max_new, mode: Mode::Paper }, None)?;
+        let prompt = pipeline.prompt(QUESTION)?;
+        let mut plan = pipeline.plan_again(&[frame], &prompt, &self.request())?;
+        let question = Question { prompt, mode: Mode::Paper };
+        let (answer, _) = pipeline.answer(&[frame], &question, &mut plan, None)?;
         let mut ids = vec![0; 8];
-        let (count, _) = pipeline.answer_tokens(&[frame], &Question { prompt, max_new, mode: Mode::Paper }, &mut ids)?;
+        let (count, _) = pipeline.answer_tokens(&[frame], &question, &mut plan, &mut ids)?;
         ids.truncate(count);
         Ok((ids, answer.receipt.budget.per_view.iter().map(|view| view.tokens).sum()))
     }
