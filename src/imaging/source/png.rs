@@ -50,7 +50,7 @@ pub fn header(path: &Path, file: &mut BufReader<File>) -> Result<Header, Imaging
     let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     let (width, height) = (word(16), word(20));
     // Decoded to at most four channels of two bytes.
-    let whole = (head[28] != 0).then(|| ("an interlaced PNG", u64::from(width) * u64::from(height) * 8));
+    let whole = (head[28] != 0).then(|| ("an interlaced PNG", u64::from(width).saturating_mul(u64::from(height)).saturating_mul(8)));
     let dropped = [(head[24] == 16, DEPTH), (matches!(head[25], 4 | 6), ALPHA)];
     let dropped = dropped.into_iter().filter(|(there, _)| *there).map(|(_, what)| what.to_owned()).collect();
     Ok(Header { width, height, whole, dropped })
