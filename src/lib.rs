@@ -24,4 +24,6 @@ pub mod report;
 
 pub mod board;
 
+pub mod qualify;
+
 pub mod cli;

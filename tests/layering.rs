@@ -5,8 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Lowest rank first. `main.rs` is above all.
-const RANKS: [&str; 13] =
-    ["units", "kernels", "geometry", "config", "arena", "imaging", "compress", "engine", "planner", "pipeline", "report", "board", "cli"];
+const RANKS: [&str; 14] = [
+    "units", "kernels", "geometry", "config", "arena", "imaging", "compress", "engine", "planner", "pipeline", "report", "board",
+    "qualify", "cli",
+];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {

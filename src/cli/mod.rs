@@ -4,6 +4,7 @@ mod ask;
 mod compress;
 mod model_logits;
 mod plan;
+mod qualify;
 mod views;
 
 use std::io::Write;
@@ -18,6 +19,7 @@ use crate::engine::{DecoderError, EngineError};
 use crate::imaging::{ImagingError, LabelMapError, Limits};
 use crate::pipeline::PipelineError;
 use crate::planner::{CalibrationError, PlannerError};
+use crate::qualify::QualifyError;
 use crate::report::ReportError;
 
 /// Where `qualify` writes what the planner reads.
@@ -25,7 +27,10 @@ const CALIBRATION: &str = "qualification/qualification.json";
 
 /// Answers questions about ultra-high-resolution aerial frames inside a fixed token budget and a fixed memory.
 #[derive(Parser)]
-#[command(version, after_help = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 budget refusal, 5 bad or hostile input.")]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 budget or deadline refusal, 4 qualification not met, 5 bad or hostile input."
+)]
 pub struct Cli {
     /// Device profile: host, sim, a6000, or a file ending in .toml
     #[arg(long, global = true, default_value = "host")]
@@ -52,6 +57,10 @@ enum Command {
     Ask(ask::AskArgs),
     /// Print the memory map of a profile and a model
     Plan(plan::PlanArgs),
+    /// Measure whether this device meets its profile's limits; the planner uses what is measured
+    Qualify(qualify::QualifyArgs),
+    /// Questions with deadlines on a virtual clock, while a scripted board gets hot
+    Sim(qualify::SimArgs),
     /// Show the views and tiles as the encoder gets them
     Views(views::ViewsArgs),
     /// Compress given features: regions, selection, merge
@@ -91,6 +100,10 @@ pub enum CliError {
     #[error(transparent)]
     Calibration(#[from] CalibrationError),
     #[error(transparent)]
+    Qualify(#[from] QualifyError),
+    #[error("qualification not met")]
+    NotQualified,
+    #[error(transparent)]
     Report(#[from] ReportError),
     #[error(transparent)]
     Views(#[from] views::ViewsError),
@@ -116,17 +129,14 @@ impl CliError {
             Self::LabelMap(error) => error.exit_code(),
             Self::Engine(error) => engine_code(error),
             Self::Planner(error) => planner_code(error),
-            Self::Pipeline(error) => match error {
-                PipelineError::Config(error) => config_code(error),
-                PipelineError::Imaging(error) => error.exit_code(),
-                PipelineError::LabelMap(error) => error.exit_code(),
-                PipelineError::Engine(error) => engine_code(error),
-                PipelineError::Planner(error) => planner_code(error),
-                PipelineError::EmptyQuestion | PipelineError::NoSegmenter { .. } => 2,
-                PipelineError::Full(_) | PipelineError::Compress(CompressError::Coverage { .. }) => 3,
-                PipelineError::Compress(_) | PipelineError::Stale(_) => 1,
-                PipelineError::Positions(_) | PipelineError::Geometry(_) => 5,
+            Self::NotQualified => 4,
+            Self::Qualify(error) => match error {
+                QualifyError::Pipeline(error) => pipeline_code(error),
+                QualifyError::Imaging(error) => error.exit_code(),
+                QualifyError::Board(_) => 5,
+                QualifyError::File { .. } | QualifyError::Input { .. } => 1,
             },
+            Self::Pipeline(error) => pipeline_code(error),
             Self::Calibration(_) => 5,
             Self::Views(error) => error.exit_code(),
             Self::Compress(error) => match error {
@@ -143,6 +153,20 @@ impl CliError {
             },
             Self::Logits(error) => error.exit_code(),
         }
+    }
+}
+
+fn pipeline_code(error: &PipelineError) -> u8 {
+    match error {
+        PipelineError::Config(error) => config_code(error),
+        PipelineError::Imaging(error) => error.exit_code(),
+        PipelineError::LabelMap(error) => error.exit_code(),
+        PipelineError::Engine(error) => engine_code(error),
+        PipelineError::Planner(error) => planner_code(error),
+        PipelineError::EmptyQuestion | PipelineError::NoSegmenter { .. } => 2,
+        PipelineError::Full(_) | PipelineError::Compress(CompressError::Coverage { .. }) => 3,
+        PipelineError::Compress(_) | PipelineError::Stale(_) => 1,
+        PipelineError::Positions(_) | PipelineError::Geometry(_) => 5,
     }
 }
 
@@ -188,6 +212,8 @@ impl Cli {
         match &self.command {
             Command::Ask(args) => ask::run(args, &self),
             Command::Plan(args) => plan::run(args, &self),
+            Command::Qualify(args) => qualify::run(args, &self),
+            Command::Sim(args) => qualify::sim(args, &self),
             Command::Views(args) => {
                 let (profile, manifest) = self.load()?;
                 Ok(views::run(args, &manifest.vision.shape, &Limits::of(&profile), profile.frame.bands, profile.engines.threads)?)

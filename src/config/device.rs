@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::units::{Celsius, Tiles, Tokens};
+use crate::units::{Celsius, Millis, Tiles, Tokens};
 
 /// Rates that the vendor gives, or that were measured; predictions start from them.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -36,6 +36,40 @@ pub struct LadderStep {
     /// Absent: as many as asked.
     #[serde(default)]
     pub max_new_tokens: Option<u32>,
+}
+
+/// What `qualify` holds the device against, beside its memory. Absent: nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Qualification {
+    /// The bound on the 99th percentile of questions with the default budget, on a frame that is there.
+    pub question: Option<Millis>,
+    /// The bound on the 95th percentile of ingests.
+    pub ingest: Option<Millis>,
+    pub temperature: Option<Celsius>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct QualificationFile {
+    question_p99_ms: Option<f64>,
+    ingest_p95_ms: Option<f64>,
+    max_temperature_c: Option<f32>,
+}
+
+impl QualificationFile {
+    pub(super) fn check(&self) -> Result<Qualification, (&'static str, String, &'static str)> {
+        for (key, value) in [
+            ("qualification.question-p99-ms", self.question_p99_ms),
+            ("qualification.ingest-p95-ms", self.ingest_p95_ms),
+            ("qualification.max-temperature-c", self.max_temperature_c.map(f64::from)),
+        ] {
+            if let Some(value) = value.filter(|value| !(value.is_finite() && *value > 0.0)) {
+                return Err((key, value.to_string(), "a number above 0"));
+            }
+        }
+        let (question, ingest) = (self.question_p99_ms.map(Millis), self.ingest_p95_ms.map(Millis));
+        Ok(Qualification { question, ingest, temperature: self.max_temperature_c.map(Celsius) })
+    }
 }
 
 #[derive(Deserialize)]

@@ -12,7 +12,7 @@ mod profile;
 use std::path::PathBuf;
 
 pub use budget::{Budget, PRESETS};
-pub use device::{Device, LadderStep, Thermal};
+pub use device::{Device, LadderStep, Qualification, Thermal};
 pub use manifest::{Digest, Language, Manifest, Prompt, Vision};
 pub use policy::{ClusterOn, ClusterRule, ImportanceRows, Keep, POLICIES, Padding, Policy, Start, Stop};
 pub use profile::{Bands, Birch, Compression, EngineKind, Engines, FrameLimits, Profile, Shim, TokenLimits};

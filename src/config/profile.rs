@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::config::device::ThermalFile;
-use crate::config::{Budget, ConfigError, Device, LadderStep, PRESETS, Thermal, parse};
+use crate::config::device::{QualificationFile, ThermalFile};
+use crate::config::{Budget, ConfigError, Device, LadderStep, PRESETS, Qualification, Thermal, parse};
 use crate::units::{Bytes, Px, Tokens};
 
 /// Profiles that a lone binary knows: name and text.
@@ -34,6 +34,7 @@ pub struct Profile {
     pub thermal: Option<Thermal>,
     /// What a question gives way to, richest first.
     pub ladder: Vec<LadderStep>,
+    pub qualification: Qualification,
 }
 
 /// The largest frame a profile admits, and how many it holds at once.
@@ -158,6 +159,8 @@ struct ProfileFile {
     thermal: Option<ThermalFile>,
     #[serde(default)]
     ladder: Vec<LadderStep>,
+    #[serde(default)]
+    qualification: QualificationFile,
 }
 
 #[derive(Deserialize)]
@@ -322,6 +325,7 @@ impl Profile {
             wanted: wanted.to_owned(),
         };
         file.device.check().map_err(refused)?;
+        let qualification = file.qualification.check().map_err(refused)?;
         let thermal = file.thermal.map(|thermal| thermal.check()).transpose().map_err(refused)?;
         Ok(Self {
             memory_limit: Bytes(file.memory.limit_mib << 20),
@@ -351,6 +355,7 @@ impl Profile {
             device: file.device,
             thermal,
             ladder: file.ladder,
+            qualification,
             name: file.name,
         })
     }

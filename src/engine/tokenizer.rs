@@ -26,8 +26,13 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Loads `path` for a decoder of `vocab` tokens.
     pub fn load(path: &Path, vocab: usize) -> Result<Self, TokenizerError> {
-        let template = tokenizers::Tokenizer::from_file(path)
-            .map_err(|error| TokenizerError::Load { path: path.to_owned(), reason: error.to_string() })?;
+        let wrong = |reason: String| TokenizerError::Load { path: path.to_owned(), reason };
+        let text = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        // The library panics on text that breaks off inside a decoder, and on normalisers that aren't what they should be.
+        serde_json::from_slice::<serde::de::IgnoredAny>(&text).map_err(|error| wrong(error.to_string()))?;
+        let made = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(&text));
+        let made = made.map_err(|_| wrong("wanted a tokenizer, found what the library fails on".into()))?;
+        let template = made.map_err(|error| wrong(error.to_string()))?;
         let found = template.get_vocab_size(true);
         if found > vocab {
             return Err(TokenizerError::Vocab { path: path.to_owned(), vocab, found });

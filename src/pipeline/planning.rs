@@ -29,28 +29,31 @@ pub struct Request {
 pub struct Spent {
     pub measured: StageTimes,
     pub nominal: StageTimes,
+    /// Tokens that were sorted, rows that were projected for the answer, and steps of the decoder.
+    pub candidates: Tokens,
+    pub projected: Tokens,
+    pub steps: Tokens,
 }
 
 impl std::ops::AddAssign for Spent {
     fn add_assign(&mut self, other: Self) {
         self.measured = self.measured + other.measured;
         self.nominal = self.nominal + other.nominal;
+        self.candidates += other.candidates;
+        self.projected += other.projected;
+        self.steps += other.steps;
     }
 }
 
 impl Pipeline {
-    /// Deadlines are kept against `clock`.
-    #[must_use]
-    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+    /// Deadlines are kept against `clock` from now on.
+    pub fn set_clock(&mut self, clock: Arc<dyn Clock>) {
         self.clock = clock;
-        self
     }
 
     /// Plans reckon with what `senses` tells of the board.
-    #[must_use]
-    pub fn with_senses(mut self, senses: Senses) -> Self {
+    pub fn set_senses(&mut self, senses: Senses) {
         self.senses = senses;
-        self
     }
 
     /// Predictions come from `calibration`, which must be of [`Self::identity`].
@@ -156,6 +159,9 @@ impl Pipeline {
     /// Books a stage that took `measured`.
     pub(super) fn passed_in(&self, spent: &mut Spent, stage: Stage, measured: Millis, job: &Job) {
         let nominal = self.costs.model.nominal(stage, job);
+        spent.candidates += job.candidates;
+        spent.projected += job.projected;
+        spent.steps += job.steps;
         spent.nominal.add(stage, nominal);
         spent.measured.add(stage, self.clock.passed(stage, measured, nominal));
     }

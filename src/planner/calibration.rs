@@ -142,6 +142,12 @@ pub fn percentile(stage: Stage) -> f64 {
     if stage.at_ingest() { 0.95 } else { 0.99 }
 }
 
+/// The document of a qualification, of which the rest is for people.
+#[derive(Deserialize)]
+struct Qualified {
+    calibration: Calibration,
+}
+
 /// A device's times under a power mode with a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -164,7 +170,7 @@ impl Calibration {
     /// A document of another device, mode or model, or one that rests on too little.
     pub fn parse(path: &Path, text: &str, wanted: &Identity) -> Result<Self, CalibrationError> {
         let format = |reason: String| CalibrationError::Format { path: path.to_owned(), reason };
-        let document: Self = serde_json::from_str(text).map_err(|error| format(error.to_string()))?;
+        let Qualified { calibration: document } = serde_json::from_str(text).map_err(|error| format(error.to_string()))?;
         if document.format != FORMAT {
             return Err(format(format!("wanted format {FORMAT}, found {}", document.format)));
         }

@@ -26,7 +26,7 @@ pub fn header(file: BufReader<File>, limits: &Limits) -> Result<Header, Refusal>
         return Err(Refusal::Unsupported { what: "colours", wanted: "grey or palette indices", found });
     }
     let (width, height) = (info.width, info.height);
-    let whole = u64::from(width) * u64::from(height) * 2;
+    let whole = u64::from(width).saturating_mul(u64::from(height)).saturating_mul(2);
     let held = if info.interlaced { ("an interlaced PNG is decoded whole", whole) } else { ("a row", u64::from(width) * 2) };
     Ok(Header { width, height, held })
 }

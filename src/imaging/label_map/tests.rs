@@ -66,6 +66,17 @@ where
     bytes.into_inner()
 }
 
+/// Its sides' product doesn't fit 64 bits: the refusal must not come from a sum that wrapped.
+#[test]
+fn a_tile_larger_than_all_memory_is_refused() {
+    let tags = [(256, 1), (257, 16), (258, 8), (259, 1), (262, 1), (277, 1), (322, 0xd100_0020), (323, 0xcb00_0010), (324, 8), (325, 16)];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("map.tif");
+    std::fs::write(&path, tiff_bytes(&tags.map(|(tag, value)| (tag, 4, 1, value)), &[0; 16])).unwrap();
+    let error = LabelMap::open(&path, &LIMITS).err().unwrap();
+    assert!(matches!(error, LabelMapError::Memory { .. }), "{error}");
+}
+
 #[test]
 fn labels_come_as_they_are_stored() {
     use ::png::{BitDepth, ColorType};

@@ -42,8 +42,9 @@ pub fn header(file: BufReader<File>, limits: &Limits) -> Result<Header, Refusal>
         chunk_height = chunk_height.min(height);
     }
     // A row of chunks as labels, and one chunk decoded from as many bytes again.
-    let band = u64::from(width) * u64::from(chunk_height.min(height)) * 4;
-    let chunk = u64::from(chunk_width) * u64::from(chunk_height) * u64::from(colours.bit_depth() / 8) * 2;
+    let product = |sides: (u32, u32), bytes: u64| u64::from(sides.0).saturating_mul(u64::from(sides.1)).saturating_mul(bytes);
+    let band = product((width, chunk_height.min(height)), 4);
+    let chunk = product((chunk_width, chunk_height), u64::from(colours.bit_depth() / 8) * 2);
     Ok(Header { width, height, held: ("a row of TIFF strips or tiles", band.saturating_add(chunk)) })
 }
 

@@ -45,7 +45,8 @@ impl TiffPlan {
     /// Bytes of a decoded row of chunks, and of one chunk while it is decoded.
     fn held(&self) -> u64 {
         let (width, tall) = (self.width as u64, self.chunk.1.min(self.height) as u64);
-        let chunk = self.chunk.0.min(self.width) as u64 * tall * self.samples as u64 * self.bytes as u64;
+        let sample = self.samples as u64 * self.bytes as u64;
+        let chunk = (self.chunk.0.min(self.width) as u64).saturating_mul(tall).saturating_mul(sample);
         width.saturating_mul(tall).saturating_mul(3).saturating_add(chunk.saturating_mul(2))
     }
 }

@@ -1,0 +1,258 @@
+//! The measurements: ingests and questions under every step of the ladder, then fresh questions against what was predicted of them.
+
+use std::path::{Path, PathBuf};
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use crate::compress::{Mode, Selector};
+use crate::imaging::{FrameSource, Reading};
+use crate::pipeline::{Clock, Frame, Pipeline, PipelineError, Question, Request, Spent};
+use crate::planner::{self, Calibration, Fit, Identity, Stage, Step, needed, percentile, quantile, upper_bound};
+use crate::qualify::QualifyError;
+use crate::qualify::document::{Fresh, Sample};
+use crate::units::{Bytes, Millis, Readings};
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub frames: Vec<PathBuf>,
+    pub questions: Vec<String>,
+    /// Questions a step.
+    pub n: usize,
+    /// Ingests under the first step.
+    pub ingests: usize,
+    /// Questions against predictions, after all others.
+    pub fresh: usize,
+    pub seed: u64,
+}
+
+/// One step's questions.
+#[derive(Clone, Debug)]
+pub struct StepTimes {
+    pub step: Step,
+    pub totals: Vec<Millis>,
+    pub spent: Vec<Spent>,
+    pub over_budget: usize,
+}
+
+/// All that was measured.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    pub calibration: Calibration,
+    pub steps: Vec<StepTimes>,
+    /// Under the first step.
+    pub ingests: Vec<Millis>,
+    /// Of all.
+    pub ingest_count: usize,
+    pub fresh: Fresh,
+    pub board: Vec<Sample>,
+    pub peak: Option<Bytes>,
+}
+
+/// What else a measurement looks at.
+pub struct Around<'a> {
+    pub clock: &'a dyn Clock,
+    pub readings: &'a dyn Fn() -> Readings,
+    /// Largest resident set.
+    pub peak: &'a dyn Fn() -> Option<Bytes>,
+    /// Told the share done.
+    pub progress: &'a mut dyn FnMut(f64),
+}
+
+/// Questions on one ingested frame, of a step that isn't the first.
+const ON_A_FRAME: usize = 20;
+
+/// Seeded choices.
+pub(super) struct Choices(ChaCha8Rng);
+
+impl Choices {
+    pub fn new(seed: u64) -> Self {
+        Self(ChaCha8Rng::seed_from_u64(seed))
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.0.next_u64() % bound.max(1) as u64) as usize
+    }
+
+    /// In [0, 1).
+    pub fn share(&mut self) -> f64 {
+        (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+/// A request for just that step.
+#[must_use]
+pub(super) fn request(step: &Step) -> Request {
+    Request {
+        budget: step.budget.clone(),
+        selector: Selector::UhrBat,
+        mode: Mode::Paper,
+        encode_tiles: step.encode_tiles,
+        max_new: step.max_new,
+        deadline: None,
+    }
+}
+
+/// Takes a frame in under `step`.
+pub(super) fn take_in(pipeline: &mut Pipeline, path: &Path, question: &str, step: &Step) -> Result<(Frame, Spent), QualifyError> {
+    let reading = Reading { bands: pipeline.profile().frame.bands, allow_truncated: false };
+    let sources = [FrameSource::open_as(path, &pipeline.limits(), &reading)?];
+    let prompt = pipeline.prompt(question)?;
+    let mut plan = pipeline.plan_first(&sources, &prompt, &request(step))?;
+    let [source] = sources;
+    Ok(pipeline.ingest(0, source, &mut plan, &mut |_, _| ())?)
+}
+
+/// Asks a question on a frame that is there: what it took in all, by stage, whether it kept to its budget, and what was predicted.
+fn ask(pipeline: &mut Pipeline, frame: &Frame, question: &str, step: &Step) -> Result<(Millis, Spent, bool, [Millis; 2]), PipelineError> {
+    let prompt = pipeline.prompt(question)?;
+    let mut plan = pipeline.plan_again(&[frame], &prompt, &request(step))?;
+    let predicted = &plan.rung().question;
+    let predicted = [predicted.p50.total(), predicted.bound.unwrap_or_default().total()];
+    let (answer, spent) = pipeline.answer(&[frame], &Question { prompt, mode: Mode::Paper }, &mut plan, None)?;
+    let within = answer.receipt.budget.per_view.iter().all(|view| view.tokens <= view.budget);
+    Ok((Millis(answer.receipt.stages_ms.total), spent, within, predicted))
+}
+
+/// The profile's default and the steps below it, as a first frame has them.
+///
+/// # Errors
+/// A frame or a question that is refused.
+pub fn steps(pipeline: &Pipeline, path: &Path, question: &str) -> Result<Vec<Step>, QualifyError> {
+    let profile = pipeline.profile();
+    let reading = Reading { bands: profile.frame.bands, allow_truncated: false };
+    let sources = [FrameSource::open_as(path, &pipeline.limits(), &reading)?];
+    let budget = planner::budget(None, profile, pipeline.manifest()).map_err(PipelineError::from)?;
+    let whole = planner::asked(budget, None, profile.tokens.max_new);
+    let plan = pipeline.plan_first(&sources, &pipeline.prompt(question)?, &request(&whole))?;
+    Ok(plan.rungs().iter().map(|rung| rung.step.clone()).collect())
+}
+
+/// Measures `steps` on `pipeline`, after a warm-up that counts for nothing. `identity`: what the calibration will be of.
+///
+/// # Errors
+/// No frames or questions; whatever a pipeline refuses.
+pub fn measure(
+    pipeline: &mut Pipeline,
+    settings: &Settings,
+    steps: &[Step],
+    identity: Identity,
+    around: &mut Around<'_>,
+) -> Result<Measured, QualifyError> {
+    let none = |what| QualifyError::Input { what, wanted: "one at least", found: "none".into() };
+    let (Some(path), Some(question), Some(first)) = (settings.frames.first(), settings.questions.first(), steps.first()) else {
+        return Err(none("frames, questions and steps"));
+    };
+    let begun = around.clock.now();
+    let mut choices = Choices::new(settings.seed);
+    pipeline.calibrate(None);
+    let (frame, _) = take_in(pipeline, path, question, first)?;
+    for _ in 0..3 {
+        ask(pipeline, &frame, question, first)?;
+    }
+    // One entry an ingest: its step, and how many questions follow. Mixed, so that whatever drifts drifts under all steps.
+    let mut rounds: Vec<(usize, usize)> = Vec::new();
+    for at in 0..steps.len() {
+        let ingests = if at == 0 { settings.ingests } else { settings.n.div_ceil(ON_A_FRAME) };
+        let ingests = ingests.max(1);
+        rounds.extend((0..ingests).map(|number| (at, settings.n * (number + 1) / ingests - settings.n * number / ingests)));
+    }
+    for at in (1..rounds.len()).rev() {
+        rounds.swap(at, choices.below(at + 1));
+    }
+    let empty = |step: &Step| StepTimes { step: step.clone(), totals: Vec::new(), spent: Vec::new(), over_budget: 0 };
+    let mut of_steps: Vec<StepTimes> = steps.iter().map(empty).collect();
+    let (mut ingests, mut ingest_spent, mut board) = (Vec::new(), Vec::new(), Vec::new());
+    let mut peak = None;
+    let all = (rounds.len() + settings.fresh.div_ceil(ON_A_FRAME)) as f64;
+    let mut look = |around: &mut Around<'_>, done: usize| {
+        board.push(Sample { at: around.clock.now() - begun, readings: (around.readings)() });
+        peak = (around.peak)().max(peak);
+        (around.progress)(done as f64 / all);
+    };
+    for (done, &(at, questions)) in rounds.iter().enumerate() {
+        look(around, done);
+        let path = &settings.frames[choices.below(settings.frames.len())];
+        let start = around.clock.now();
+        let (frame, spent) = take_in(pipeline, path, question, &steps[at])?;
+        if at == 0 {
+            ingests.push(around.clock.now() - start);
+        }
+        ingest_spent.push(spent);
+        for _ in 0..questions {
+            let question = &settings.questions[choices.below(settings.questions.len())];
+            let (total, spent, within, _) = ask(pipeline, &frame, question, &steps[at])?;
+            of_steps[at].totals.push(total);
+            of_steps[at].spent.push(spent);
+            of_steps[at].over_budget += usize::from(!within);
+        }
+    }
+    let calibration = calibrate(identity, &ingest_spent, &of_steps);
+    let mut fresh = Fresh::default();
+    if settings.fresh > 0 {
+        pipeline.calibrate(Some(calibration.clone()));
+        let mut frame = None;
+        for number in 0..settings.fresh {
+            let at = choices.below(steps.len());
+            if number % ON_A_FRAME == 0 {
+                look(around, rounds.len() + number / ON_A_FRAME);
+                // Coarse views at ingest: each question then encodes what its own step wants.
+                let lazy = steps.iter().find(|step| step.encode_tiles.is_some()).unwrap_or(first);
+                let of_frame = if (number / ON_A_FRAME) % 2 == 0 { first } else { lazy };
+                let path = &settings.frames[choices.below(settings.frames.len())];
+                frame = Some((take_in(pipeline, path, question, of_frame)?.0, of_frame.encode_tiles.is_some()));
+            }
+            let Some((frame, lazy)) = &frame else { break };
+            // A frame that was taken in for a small step can't give more than that.
+            let step = if *lazy == steps[at].encode_tiles.is_some() {
+                &steps[at]
+            } else {
+                steps.iter().find(|step| step.encode_tiles.is_some() == *lazy).unwrap_or(first)
+            };
+            let question = &settings.questions[choices.below(settings.questions.len())];
+            let (measured, _, _, [p50, bound]) = ask(pipeline, frame, question, step)?;
+            fresh.pairs.push([p50.0, bound.0, measured.0]);
+        }
+        fresh.judge();
+    }
+    let peak = (around.peak)().max(peak);
+    Ok(Measured { calibration, steps: of_steps, ingests, ingest_count: ingest_spent.len(), fresh, board, peak })
+}
+
+impl Fresh {
+    fn judge(&mut self) {
+        self.n = self.pairs.len();
+        let within = self.pairs.iter().filter(|[_, bound, measured]| measured <= bound).count();
+        self.coverage = within as f64 / self.n.max(1) as f64;
+        let mut errors: Vec<f64> = self.pairs.iter().map(|[p50, _, measured]| (p50 - measured).abs() / measured).collect();
+        self.median_error = if errors.is_empty() { 0.0 } else { quantile(&mut errors, 0.5) };
+    }
+}
+
+/// The calibration that `ingests` and the questions of `steps` make.
+fn calibrate(identity: Identity, ingests: &[Spent], steps: &[StepTimes]) -> Calibration {
+    let questions = || steps.iter().flat_map(|step| &step.spent);
+    let pairs = |stage: Stage| {
+        let all = ingests.iter().chain(questions()).map(|spent| (spent.nominal.get(stage), spent.measured.get(stage)));
+        all.filter(|(nominal, _)| nominal.0 > 0.0).collect::<Vec<_>>()
+    };
+    let stages = Stage::ALL.into_iter().filter_map(|stage| {
+        let pairs = pairs(stage);
+        // What was measured often enough for the 99th percentile is held to that one.
+        let at = if pairs.len() >= needed(0.99) { 0.99 } else { percentile(stage) };
+        Some((stage.name().to_owned(), Fit::new(&pairs, at)?))
+    });
+    let median = |values: Vec<f64>| {
+        let mut values = values;
+        if values.is_empty() { 0.0 } else { quantile(&mut values, 0.5) }
+    };
+    let shares = questions().filter(|spent| spent.candidates.0 > 0);
+    let projected_share = median(shares.map(|spent| f64::from(spent.projected.0) / f64::from(spent.candidates.0)).collect());
+    let steps = median(questions().map(|spent| f64::from(spent.steps.0)).collect());
+    let stepped = questions().filter(|spent| spent.steps.0 > 0);
+    let mut each: Vec<f64> = stepped.map(|spent| spent.measured.get(Stage::Generate).0 / f64::from(spent.steps.0)).collect();
+    let most = each.iter().copied().fold(0.0, f64::max);
+    let step_bound_ms = upper_bound(&mut each, 0.99).unwrap_or(most);
+    Calibration { format: 1, identity, stages: stages.collect(), projected_share, steps, step_bound_ms }
+}
