@@ -29,6 +29,7 @@ pub struct Request {
 pub struct Spent {
     pub measured: StageTimes,
     pub nominal: StageTimes,
+    pub tiles: Tiles,
     /// Tokens that were sorted, rows that were projected for the answer, and steps of the decoder.
     pub candidates: Tokens,
     pub projected: Tokens,
@@ -39,6 +40,7 @@ impl std::ops::AddAssign for Spent {
     fn add_assign(&mut self, other: Self) {
         self.measured = self.measured + other.measured;
         self.nominal = self.nominal + other.nominal;
+        self.tiles += other.tiles;
         self.candidates += other.candidates;
         self.projected += other.projected;
         self.steps += other.steps;
@@ -159,6 +161,7 @@ impl Pipeline {
     /// Books a stage that took `measured`.
     pub(super) fn passed_in(&self, spent: &mut Spent, stage: Stage, measured: Millis, job: &Job) {
         let nominal = self.costs.model.nominal(stage, job);
+        spent.tiles += job.tiles;
         spent.candidates += job.candidates;
         spent.projected += job.projected;
         spent.steps += job.steps;

@@ -158,6 +158,8 @@ pub struct Calibration {
     pub stages: BTreeMap<String, Fit>,
     /// Rows through the projector, as a share of a view's tokens, that half of the questions stay below.
     pub projected_share: f64,
+    /// Tiles that a question on a frame with coarse views encodes, as a share of those that it may, that half of such questions stay below.
+    pub tiles_share: f64,
     /// Steps of the decoder that half of the answers stay below, and what a step may take at most.
     pub steps: f64,
     pub step_bound_ms: f64,

@@ -148,7 +148,11 @@ fn rung(
     let share = calibration.map_or(0.0, |calibration| calibration.projected_share);
     let usual_steps = calibration.map_or(worst.steps, |calibration| Tokens(calibration.steps.round() as u32).min(worst.steps));
     let projected = Tokens((f64::from(question.candidates.0) * share) as u32).max(kept);
-    let usual = Job { projected, steps: usual_steps, ..question };
+    let tiles = match (asked.cached, calibration) {
+        (Cached::Coarse, Some(calibration)) => Tiles((f64::from(question.tiles.0) * calibration.tiles_share).round() as u32),
+        _ => question.tiles,
+    };
+    let usual = Job { projected, tiles, steps: usual_steps, ..question };
     let predicted = |usual: &Job, worst: &Job| Predicted {
         p50: StageTimes::of(|stage| costs.p50(stage, usual)),
         bound: calibration.map(|_| StageTimes::of(|stage| costs.p99(stage, worst).unwrap_or_default())),

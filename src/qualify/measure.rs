@@ -249,10 +249,13 @@ fn calibrate(identity: Identity, ingests: &[Spent], steps: &[StepTimes]) -> Cali
     };
     let shares = questions().filter(|spent| spent.candidates.0 > 0);
     let projected_share = median(shares.map(|spent| f64::from(spent.projected.0) / f64::from(spent.candidates.0)).collect());
+    // Coarse tiles are a small part of a step's; the share is of all that it may have encoded.
+    let lazy = steps.iter().filter_map(|step| Some((f64::from(step.step.encode_tiles?.0), &step.spent)));
+    let tiles_share = median(lazy.flat_map(|(most, spent)| spent.iter().map(move |spent| f64::from(spent.tiles.0) / most)).collect());
     let steps = median(questions().map(|spent| f64::from(spent.steps.0)).collect());
     let stepped = questions().filter(|spent| spent.steps.0 > 0);
     let mut each: Vec<f64> = stepped.map(|spent| spent.measured.get(Stage::Generate).0 / f64::from(spent.steps.0)).collect();
     let most = each.iter().copied().fold(0.0, f64::max);
     let step_bound_ms = upper_bound(&mut each, 0.99).unwrap_or(most);
-    Calibration { format: 1, identity, stages: stages.collect(), projected_share, steps, step_bound_ms }
+    Calibration { format: 1, identity, stages: stages.collect(), projected_share, tiles_share, steps, step_bound_ms }
 }

@@ -1,0 +1,79 @@
+//! The encode budget: a question sees the tiles that its own importance ranks first, and no more are encoded.
+
+mod common;
+
+use common::{path, refusal, run};
+use serde_json::Value;
+use uhr_edge::qualify::draw;
+use uhr_edge::units::Px;
+
+const QUESTIONS: [&str; 2] = ["is there a red ship?", "where is the yellow plane?"];
+
+/// The documents of `ask`, times, memory and places of files left out.
+fn asked(frame: &str, questions: &[&str], more: &[&str]) -> Vec<Value> {
+    let mut args = vec!["--profile", "sim", "--json", "ask", frame];
+    questions.iter().for_each(|question| args.extend(["-q", question]));
+    let output = run(&[&args, more].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What must be the same for the same question, whenever it is asked.
+fn lasting(answer: &Value) -> [Value; 4] {
+    let receipt = &answer["receipt"];
+    [answer["text"].clone(), receipt["budget"].clone(), receipt["evidence"].clone(), receipt["degraded"].clone()]
+}
+
+fn sum(answer: &Value, key: &str) -> u64 {
+    answer["receipt"]["budget"]["per_view"].as_array().unwrap().iter().map(|view| view[key].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn a_question_sees_its_own_tiles_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let frame = folder.path().join("frame.jpg");
+    // 4 + 16 + 48 tiles: the finest view would show it enlarged, and is dropped.
+    draw(&frame, Px(2_600), Px(1_900), 3).unwrap();
+    let frame = path(&frame);
+    let all = asked(frame, &QUESTIONS, &[]);
+    assert_eq!((sum(&all[0], "tiles_encoded"), sum(&all[0], "tiles_skipped")), (68, 0));
+    for covering in ["68", "228"] {
+        let covered = asked(frame, &QUESTIONS, &["--encode-tiles", covering]);
+        all.iter().zip(&covered).for_each(|(all, covered)| assert_eq!(lasting(all), lasting(covered), "{covering}"));
+    }
+    let some = asked(frame, &QUESTIONS, &["--encode-tiles", "30"]);
+    for answer in &some {
+        assert_eq!((sum(answer, "tiles_encoded"), sum(answer, "tiles_skipped")), (30, 38));
+        for view in answer["receipt"]["budget"]["per_view"].as_array().unwrap() {
+            assert!(view["tokens"].as_u64() <= view["budget"].as_u64(), "{view}");
+        }
+    }
+    // What an earlier question had encoded saves time and changes nothing.
+    let alone = asked(frame, &QUESTIONS[1..], &["--encode-tiles", "30"]);
+    assert_eq!(lasting(&some[1]), lasting(&alone[0]));
+    let coarse = asked(frame, &QUESTIONS[..1], &["--encode-tiles", "20"]);
+    assert_eq!((sum(&coarse[0], "tiles_encoded"), sum(&coarse[0], "tokens")), (20, 400));
+    for selector in ["topk", "uniform", "anchor-only"] {
+        let answer = asked(frame, &QUESTIONS[..1], &["--encode-tiles", "21", "--select", selector, "--budget", "200"]);
+        assert!(sum(&answer[0], "tokens") > 0, "{selector}");
+    }
+    let answer = asked(frame, &QUESTIONS[..1], &["--encode-tiles", "25", "--mode", "coverage", "--budget", "100"]);
+    assert_eq!(sum(&answer[0], "tiles_encoded"), 25);
+}
+
+#[test]
+fn what_can_not_be_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let frame = folder.path().join("frame.jpg");
+    draw(&frame, Px(2_600), Px(1_900), 3).unwrap();
+    let cases: [(&[&str], i32, &str); 3] = [
+        (&["--encode-tiles", "19"], 3, "wanted at most 19 tiles encoded, the views that are always encoded have 20 tiles"),
+        (&["--encode-tiles", "30", "--partition", "superpixels"], 2, "wanted a partition that clusters (kmeans or birch), found superpixels"),
+        (&["--deadline-ms", "5000"], 3, "wanted a calibration of this device"),
+    ];
+    for (args, code, message) in cases {
+        let said = refusal(&[&["--profile", "sim", "ask", path(&frame), QUESTIONS[0]], args].concat());
+        assert!(said.0 == code && said.1.contains(message), "{args:?}: {said:?}");
+    }
+}
