@@ -69,7 +69,11 @@ fn what_can_not_be_is_refused() {
     draw(&frame, Px(2_600), Px(1_900), 3).unwrap();
     let cases: [(&[&str], i32, &str); 3] = [
         (&["--encode-tiles", "19"], 3, "wanted at most 19 tiles encoded, the views that are always encoded have 20 tiles"),
-        (&["--encode-tiles", "30", "--partition", "superpixels"], 2, "wanted a partition that clusters (kmeans or birch), found superpixels"),
+        (
+            &["--encode-tiles", "30", "--partition", "superpixels"],
+            2,
+            "wanted a partition that clusters (kmeans or birch), found superpixels",
+        ),
         (&["--deadline-ms", "5000"], 3, "wanted a calibration of this device"),
     ];
     for (args, code, message) in cases {

@@ -42,7 +42,12 @@ fn enough_questions_make_a_bound_and_a_calibration_that_deadlines_are_kept_again
     for step in document["steps"].as_array().unwrap() {
         let times = &step["distribution"];
         let ms = |key: &str| times[key].as_f64().unwrap();
-        assert!(ms("p50_ms") <= ms("p95_ms") && ms("p95_ms") <= ms("p99_ms") && ms("p99_ms") <= ms("bound_ms") && ms("bound_ms") <= ms("max_ms"));
+        assert!(
+            ms("p50_ms") <= ms("p95_ms")
+                && ms("p95_ms") <= ms("p99_ms")
+                && ms("p99_ms") <= ms("bound_ms")
+                && ms("bound_ms") <= ms("max_ms")
+        );
         assert_eq!((times["n"].as_u64(), step["over_budget"].as_u64()), (Some(299), Some(0)));
     }
     let junit = std::fs::read_to_string(out.path().join("junit.xml")).unwrap();
