@@ -30,7 +30,7 @@ pub struct Cli {
     /// Device profile: host, sim, a6000, or a file ending in .toml
     #[arg(long, global = true, default_value = "host")]
     profile: String,
-    /// Model package: a folder with model.toml
+    /// Model package: a folder with model.toml; `plan` also takes a spec, a file of models/specs
     #[arg(long, global = true, default_value = "models/uhr-nano", value_name = "DIR")]
     model: PathBuf,
     /// What `qualify` measured of this device, mode and model [default: qualification/qualification.json, where there is one]
@@ -50,7 +50,7 @@ pub struct Cli {
 enum Command {
     /// Ask one or more questions about a frame
     Ask(ask::AskArgs),
-    /// Print the memory map of a profile and a model
+    /// Print the memory map of a profile and a model, and what a question will take
     Plan(plan::PlanArgs),
     /// Show the views and tiles as the encoder gets them
     Views(views::ViewsArgs),
@@ -149,7 +149,7 @@ impl CliError {
 fn config_code(error: &ConfigError) -> u8 {
     match error {
         ConfigError::OverBudget { .. } | ConfigError::ZeroBudget => 3,
-        ConfigError::Budget { .. } | ConfigError::NoProfile { .. } => 2,
+        ConfigError::Budget { .. } | ConfigError::NoProfile { .. } | ConfigError::NoWeights { .. } => 2,
         ConfigError::Read { .. } => 1,
         ConfigError::Parse { .. } | ConfigError::Value { .. } | ConfigError::Unlisted { .. } | ConfigError::Digest { .. } => 5,
     }
@@ -178,7 +178,7 @@ fn planner_code(error: &PlannerError) -> u8 {
         | PlannerError::Uncalibrated
         | PlannerError::Share { .. } => 3,
         PlannerError::EncodeMap { .. } => 2,
-        PlannerError::Memory { .. } => 1,
+        PlannerError::Memory { .. } | PlannerError::Unfit { .. } => 1,
     }
 }
 

@@ -113,11 +113,20 @@ impl Engines {
         Ok(Self { encoder, projector, decoder, tokenizer, positions, selected_token_mlp, segmenter, stop, pool })
     }
 
+    /// What the networks cost, by their weights.
+    #[must_use]
+    pub fn model_cost(&self, manifest: &Manifest) -> planner::ModelCost {
+        let refine = self.selected_token_mlp.as_ref().map_or(Bytes(0), |mlp| mlp.bytes());
+        let networks = [self.encoder.bytes(), self.projector.bytes(), refine];
+        planner::ModelCost::of(manifest, self.decoder.shape().clone(), self.decoder.weights(), networks)
+    }
+
     /// For the memory map; `resident` is that of the process after the load.
     #[must_use]
     pub fn loaded(&self, resident: Bytes) -> planner::Loaded {
         planner::Loaded {
             resident,
+            measured: true,
             decoder: self.decoder.shape().clone(),
             decoder_weights: self.decoder.weights(),
             decoder_workspace: self.decoder.workspace(),
