@@ -11,7 +11,8 @@ use uhr_edge::units::{Bytes, Px};
 
 fn simulated(trace: &str, n: usize, seed: u64) -> SimResult {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let profile = Profile::load("sim").unwrap();
+    let mut profile = Profile::load("sim").unwrap();
+    profile.compression.clusters = 64;
     let manifest = Manifest::load(&root.join("models/uhr-nano")).unwrap();
     let engines = Engines::load(&profile, &manifest, &Method::Kmeans).unwrap();
     let pipeline = Pipeline::new(profile, manifest, engines, &Method::Kmeans, Bytes(0)).unwrap();

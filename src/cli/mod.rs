@@ -35,7 +35,7 @@ pub struct Cli {
     /// Device profile: host, sim, a6000, or a file ending in .toml
     #[arg(long, global = true, default_value = "host")]
     profile: String,
-    /// Model package: a folder with model.toml
+    /// Model package: a folder with model.toml; `plan` also takes a spec, a file of models/specs
     #[arg(long, global = true, default_value = "models/uhr-nano", value_name = "DIR")]
     model: PathBuf,
     /// What `qualify` measured of this device, mode and model [default: qualification/qualification.json, where there is one]
@@ -55,7 +55,7 @@ pub struct Cli {
 enum Command {
     /// Ask one or more questions about a frame
     Ask(ask::AskArgs),
-    /// Print the memory map of a profile and a model
+    /// Print the memory map of a profile and a model, and what a question will take
     Plan(plan::PlanArgs),
     /// Measure whether this device meets its profile's limits; the planner uses what is measured
     Qualify(qualify::QualifyArgs),
@@ -173,7 +173,7 @@ fn pipeline_code(error: &PipelineError) -> u8 {
 fn config_code(error: &ConfigError) -> u8 {
     match error {
         ConfigError::OverBudget { .. } | ConfigError::ZeroBudget => 3,
-        ConfigError::Budget { .. } | ConfigError::NoProfile { .. } => 2,
+        ConfigError::Budget { .. } | ConfigError::NoProfile { .. } | ConfigError::NoWeights { .. } => 2,
         ConfigError::Read { .. } => 1,
         ConfigError::Parse { .. } | ConfigError::Value { .. } | ConfigError::Unlisted { .. } | ConfigError::Digest { .. } => 5,
     }
@@ -202,7 +202,7 @@ fn planner_code(error: &PlannerError) -> u8 {
         | PlannerError::Uncalibrated
         | PlannerError::Share { .. } => 3,
         PlannerError::EncodeMap { .. } => 2,
-        PlannerError::Memory { .. } => 1,
+        PlannerError::Memory { .. } | PlannerError::Unfit { .. } => 1,
     }
 }
 

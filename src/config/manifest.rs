@@ -9,7 +9,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::policy::PolicyFile;
-use crate::config::{ConfigError, POLICIES, Policy, parse};
+use crate::config::{ConfigError, POLICIES, Policy, Spec, parse};
 use crate::geometry::VisionShape;
 use crate::units::{Px, Tokens};
 
@@ -153,9 +153,15 @@ struct CompressionFile {
 
 impl Manifest {
     /// Opens the package in folder `dir`: parses `model.toml`, then checks that the folder holds the listed files and no others, each with its digest.
+    ///
+    /// # Errors
+    /// What is wrong with the package; [`ConfigError::NoWeights`] for a spec.
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
-        let path = dir.join("model.toml");
+        let path = if dir.is_file() { dir.to_owned() } else { dir.join("model.toml") };
         let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        if Spec::is(&text) {
+            return Err(ConfigError::NoWeights { path });
+        }
         let file: ManifestFile = parse(&path, &text)?;
         check_files(dir, &path, &file.files)?;
         let digest = Digest(Sha256::digest(text.as_bytes()).into());
@@ -175,36 +181,24 @@ impl Manifest {
             }
             Err(ConfigError::Unlisted { path: path.to_owned(), file: name.to_owned() })
         };
-        if file.format != FORMAT {
-            return Err(value("format", file.format.to_string(), "1"));
-        }
         let (vision, language, prompt) = (&file.vision, &file.language, &file.prompt);
-        if vision.pad != "mean" {
-            return Err(value("vision.pad", format!("{:?}", vision.pad), "\"mean\""));
-        }
-        let policy = file.compression.policy.policy();
-        let policy = policy
-            .map_err(|found| value("compression.policy", format!("{found:?}"), &format!("one of {POLICIES:?}, or a table of knobs")))?;
-        if !(1..=1 << 14).contains(&vision.feature_dim) {
-            return Err(value("vision.feature-dim", vision.feature_dim.to_string(), "1 to 16384"));
-        }
-        if !(1..=1 << 20).contains(&language.context) {
-            return Err(value("language.context", language.context.to_string(), "1 to 1048576"));
-        }
-        if language.interface_layer == 0 {
-            return Err(value("language.interface-layer", "0".into(), "1 or more: layers count from 1"));
-        }
+        let shared = Shared {
+            format: file.format,
+            pad: &vision.pad,
+            views_px: &vision.views_px,
+            tile_px: vision.tile_px,
+            patch_px: vision.patch_px,
+            mean: vision.mean,
+            std: vision.std,
+            feature_dim: vision.feature_dim,
+            context: language.context,
+            interface_layer: language.interface_layer,
+            policy: &file.compression.policy,
+        };
+        let (shape, policy) = shared.check(path)?;
         if language.stop.is_empty() {
             return Err(value("language.stop", "[]".into(), "at least one token"));
         }
-        let shape = VisionShape::new(
-            vision.views_px.iter().copied().map(Px).collect(),
-            Px(vision.tile_px),
-            Px(vision.patch_px),
-            vision.mean,
-            vision.std,
-        )
-        .map_err(|error| value("vision", error.to_string(), "views of whole tiles, tiles of whole patches"))?;
         let template = prompt.template.replace("{system}", &prompt.system);
         let cut = template.split_once("{image}").and_then(|(before, rest)| {
             let (between, after) = rest.split_once("{question}")?;
@@ -234,6 +228,54 @@ impl Manifest {
             name: file.name,
             licence: file.licence,
         })
+    }
+}
+
+/// What packages and specs have in common, as written.
+pub(super) struct Shared<'a> {
+    pub format: u32,
+    pub pad: &'a str,
+    pub views_px: &'a [u32],
+    pub tile_px: u32,
+    pub patch_px: u32,
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+    pub feature_dim: usize,
+    pub context: u32,
+    pub interface_layer: usize,
+    pub policy: &'a PolicyFile,
+}
+
+impl Shared<'_> {
+    pub(super) fn check(&self, path: &Path) -> Result<(VisionShape, Policy), ConfigError> {
+        let value = |key: &'static str, found: String, wanted: &str| ConfigError::Value {
+            path: path.to_owned(),
+            key,
+            found,
+            wanted: wanted.to_owned(),
+        };
+        if self.format != FORMAT {
+            return Err(value("format", self.format.to_string(), "1"));
+        }
+        if self.pad != "mean" {
+            return Err(value("vision.pad", format!("{:?}", self.pad), "\"mean\""));
+        }
+        let policy = self.policy.policy();
+        let policy = policy
+            .map_err(|found| value("compression.policy", format!("{found:?}"), &format!("one of {POLICIES:?}, or a table of knobs")))?;
+        if !(1..=1 << 14).contains(&self.feature_dim) {
+            return Err(value("vision.feature-dim", self.feature_dim.to_string(), "1 to 16384"));
+        }
+        if !(1..=1 << 20).contains(&self.context) {
+            return Err(value("language.context", self.context.to_string(), "1 to 1048576"));
+        }
+        if self.interface_layer == 0 {
+            return Err(value("language.interface-layer", "0".into(), "1 or more: layers count from 1"));
+        }
+        let views = self.views_px.iter().copied().map(Px).collect();
+        let shape = VisionShape::new(views, Px(self.tile_px), Px(self.patch_px), self.mean, self.std);
+        let shape = shape.map_err(|error| value("vision", error.to_string(), "views of whole tiles, tiles of whole patches"))?;
+        Ok((shape, policy))
     }
 }
 

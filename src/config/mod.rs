@@ -8,6 +8,7 @@ mod device;
 mod manifest;
 mod policy;
 mod profile;
+mod spec;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ pub use device::{Device, LadderStep, Qualification, Thermal};
 pub use manifest::{Digest, Language, Manifest, Prompt, Vision};
 pub use policy::{ClusterOn, ClusterRule, ImportanceRows, Keep, POLICIES, Padding, Policy, Start, Stop};
 pub use profile::{Bands, Birch, Compression, EngineKind, Engines, FrameLimits, Profile, Shim, TokenLimits};
+pub use spec::{FOUR_BITS, Model, Networks, Spec};
 
 use crate::units::Tokens;
 
@@ -34,6 +36,8 @@ pub enum ConfigError {
     Unlisted { path: PathBuf, file: String },
     #[error("{path}: sha256 wanted {wanted}, found {found}")]
     Digest { path: PathBuf, wanted: String, found: String },
+    #[error("{path}: wanted a package with its files, found a spec: it has a model's sizes and no weights, and only `plan` takes it")]
+    NoWeights { path: PathBuf },
     #[error("budget {found:?}: wanted {wanted}")]
     Budget { found: String, wanted: String },
     #[error("budget {wanted}, the {limit} allows {allowed}")]

@@ -1,5 +1,6 @@
 //! The engines of a profile and a model, loaded and run once.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use half::f16;
@@ -113,11 +114,25 @@ impl Engines {
         Ok(Self { encoder, projector, decoder, tokenizer, positions, selected_token_mlp, segmenter, stop, pool })
     }
 
+    /// What the networks cost, by their weights.
+    #[must_use]
+    pub fn model_cost(&self, manifest: &Manifest) -> planner::ModelCost {
+        let refine = self.selected_token_mlp.as_ref().map_or(Bytes(0), |mlp| mlp.bytes());
+        // A made-up engine has no weights: its time, where a clock scripts it, is that of the package's own.
+        let weights = |held: Bytes, path: &Path| {
+            if held > Bytes(0) { held } else { Bytes(std::fs::metadata(path).map_or(0, |file| file.len())) }
+        };
+        let vision = &manifest.vision;
+        let networks = [weights(self.encoder.bytes(), &vision.encoder), weights(self.projector.bytes(), &vision.projector), refine];
+        planner::ModelCost::of(manifest, self.decoder.shape().clone(), self.decoder.weights(), networks)
+    }
+
     /// For the memory map; `resident` is that of the process after the load.
     #[must_use]
     pub fn loaded(&self, resident: Bytes) -> planner::Loaded {
         planner::Loaded {
             resident,
+            measured: true,
             decoder: self.decoder.shape().clone(),
             decoder_weights: self.decoder.weights(),
             decoder_workspace: self.decoder.workspace(),

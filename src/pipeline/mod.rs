@@ -40,7 +40,7 @@ use crate::engine::{DecoderError, EngineError, TokenizerError};
 use crate::geometry::GeometryError;
 use crate::imaging::{ImagingError, LabelMapError, Limits, Pyramid};
 use crate::kernels::Isa;
-use crate::planner::{self, BudgetError, CostModel, Costs, MemoryMap, ModelCost, PlannerError, Workspaces};
+use crate::planner::{self, BudgetError, CostModel, Costs, MemoryMap, PlannerError, Workspaces};
 use crate::units::{Bytes, Readings, Tiles};
 use choose::Chosen;
 use maps::Maps;
@@ -170,10 +170,7 @@ impl Pipeline {
             engines.encoder.encode(&empty, &mut padding, &engines.pool)?;
         }
         let frames = profile.frame.slots.min(planner::MAX_FRAMES);
-        let refine = engines.selected_token_mlp.as_ref().map_or(Bytes(0), |mlp| mlp.bytes());
-        let networks = [engines.encoder.bytes(), engines.projector.bytes(), refine];
-        let model = ModelCost::of(&manifest, loaded.decoder.clone(), loaded.decoder_weights, networks);
-        let costs = Costs { model: CostModel { model, device: profile.device.clone() }, calibration: None };
+        let costs = Costs { model: CostModel { model: engines.model_cost(&manifest), device: profile.device.clone() }, calibration: None };
         let tiles = Tiles((0..shape.views().len()).map(|view| shape.tiles(view)).sum::<usize>() as u32);
         Ok(Self {
             tile_rank: TileRank::new(tiles),

@@ -40,6 +40,12 @@ impl Stage {
     pub fn at_ingest(self) -> bool {
         self <= Self::Regions
     }
+
+    /// Its work is that of a network; the others run on the CPU.
+    #[must_use]
+    pub fn on_networks(self) -> bool {
+        matches!(self, Self::Encode | Self::Anchor | Self::Merge | Self::Prefill | Self::Generate)
+    }
 }
 
 /// A time for each stage.
@@ -64,6 +70,13 @@ impl StageTimes {
     #[must_use]
     pub fn total(&self) -> Millis {
         self.0.iter().copied().sum()
+    }
+
+    /// Of the stages that are networks, and of those on the CPU.
+    #[must_use]
+    pub fn by_processor(&self) -> (Millis, Millis) {
+        let of = |networks: bool| Stage::ALL.into_iter().filter(|stage| stage.on_networks() == networks).map(|stage| self.get(stage)).sum();
+        (of(true), of(false))
     }
 
     /// Of `from` and the stages after it.
@@ -110,8 +123,9 @@ pub struct ModelCost {
     pub feature_dim: usize,
     /// Operations a tile.
     pub tile_flop: f64,
-    /// Weights of the encoder, read once a tile where there is no batch.
+    /// Weights of the encoder, read once for `encoder_batch` tiles.
     pub encoder_bytes: Bytes,
+    pub encoder_batch: Tiles,
     /// Operations a projected row.
     pub row_flop: f64,
     /// Of a row through the selected tokens' MLP, where the model has one.
@@ -178,8 +192,8 @@ impl ModelCost {
         let count = |tokens: Tokens| f64::from(tokens.0);
         match stage {
             Stage::Encode => {
-                let tiles = f64::from(job.tiles.0);
-                (tiles * self.tile_flop, tiles * self.encoder_bytes.0 as f64)
+                let (tiles, batches) = (f64::from(job.tiles.0), job.tiles.0.div_ceil(self.encoder_batch.0.max(1)));
+                (tiles * self.tile_flop, f64::from(batches) * self.encoder_bytes.0 as f64)
             }
             Stage::Anchor if job.frames > 0 => {
                 let frames = f64::from(job.frames);
@@ -273,6 +287,7 @@ impl ModelCost {
             feature_dim: manifest.vision.feature_dim,
             tile_flop: flop(encoder) * tokens,
             encoder_bytes: encoder,
+            encoder_batch: Tiles(1),
             row_flop: flop(projector),
             refine_flop: flop(refine),
             step_bytes: decoder_bytes,
@@ -295,6 +310,7 @@ mod tests {
             feature_dim: 1_024,
             tile_flop: 368.2e9,
             encoder_bytes: Bytes(0),
+            encoder_batch: Tiles(1),
             row_flop: 2.0 * (1_024.0 * 3_584.0 + 3_584.0 * 3_584.0),
             refine_flop: 4.0 * 3_584.0 * 3_584.0,
             step_bytes: Bytes(4_556_000_000),

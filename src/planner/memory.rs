@@ -3,7 +3,7 @@
 use crate::arena::{FrameSlots, KvCache, TokenArena};
 use crate::compress::regions::{Method, Sizes, Slic, Voter};
 use crate::compress::{MergeWork, Ranked, SelectWork, TileRank};
-use crate::config::{ClusterOn, Manifest, Padding, Profile};
+use crate::config::{ClusterOn, Model, Padding, Profile};
 use crate::engine::DecoderShape;
 use crate::geometry::VisionShape;
 use crate::imaging::{LabelMap, Pyramid, decoder_bytes};
@@ -30,11 +30,13 @@ impl MemoryMap {
     }
 }
 
-/// Sizes that only loaded engines know.
+/// Sizes that only loaded engines know, or that a spec stands for.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// Resident set after the engines were loaded and run once: the program, encoder, projector and tokenizer.
     pub resident: Bytes,
+    /// It was measured; of a spec it is assumed.
+    pub measured: bool,
     pub decoder: DecoderShape,
     pub decoder_weights: Bytes,
     pub decoder_workspace: Bytes,
@@ -44,8 +46,8 @@ pub struct Loaded {
 
 /// Positions that the KV cache holds: the anchor pass or the largest answer pass.
 #[must_use]
-pub fn positions(profile: &Profile, manifest: &Manifest) -> Tokens {
-    manifest.vision.shape.tokens(0).max(profile.tokens.max_visual) + profile.tokens.max_text + profile.tokens.max_new
+pub fn positions(profile: &Profile, model: &impl Model) -> Tokens {
+    model.shape().tokens(0).max(profile.tokens.max_visual) + profile.tokens.max_text + profile.tokens.max_new
 }
 
 /// Sizes of the workspaces, from the same numbers for the map and for the allocation.
@@ -60,16 +62,16 @@ pub struct Workspaces {
 
 impl Workspaces {
     #[must_use]
-    pub fn new(profile: &Profile, manifest: &Manifest, method: &Method, hidden: usize) -> Self {
-        let shape = &manifest.vision.shape;
+    pub fn new(profile: &Profile, model: &impl Model, method: &Method, hidden: usize) -> Self {
+        let shape = model.shape();
         let tokens = shape.tokens(shape.views().len() - 1).get();
-        let projected = manifest.policy.cluster_on == ClusterOn::Projected;
-        let dim = if projected { hidden } else { manifest.vision.feature_dim };
+        let projected = model.policy().cluster_on == ClusterOn::Projected;
+        let dim = if projected { hidden } else { model.feature_dim() };
         let partition = Sizes { tokens, dim, clusters: profile.compression.clusters as usize };
         // A view projected whole, for a policy that clusters projected tokens; a tile of padding, for one that keeps it.
         let projected = if projected { tokens * hidden } else { 0 };
-        let padding = manifest.policy.padding == Padding::Kept;
-        let padding = if padding { shape.tile_grid().pow(2) * manifest.vision.feature_dim } else { 0 };
+        let padding = model.policy().padding == Padding::Kept;
+        let padding = if padding { shape.tile_grid().pow(2) * model.feature_dim() } else { 0 };
         Self {
             tokens,
             regions: method.regions(partition),
@@ -83,35 +85,45 @@ impl Workspaces {
 
 /// Tiles as many as there are threads, and their features.
 #[must_use]
-pub fn tile_bytes(profile: &Profile, manifest: &Manifest) -> Bytes {
-    let shape = &manifest.vision.shape;
+pub fn tile_bytes(profile: &Profile, model: &impl Model) -> Bytes {
+    let shape = model.shape();
     let (threads, tile) = (profile.engines.threads as u64, u64::from(shape.tile().0));
     let (pixels, tokens) = (3 * tile * tile, shape.tile_grid().pow(2) as u64);
-    Bytes(threads * (4 * pixels + 2 * tokens * manifest.vision.feature_dim as u64))
+    Bytes(threads * (4 * pixels + 2 * tokens * model.feature_dim() as u64))
 }
 
-/// The memory map of `profile` and `manifest`, with regions made by `method`.
+/// The memory map of `profile` and `model`, with regions made by `method`.
 ///
 /// # Errors
 /// [`PlannerError::Memory`] when it is over the profile's limit.
-pub fn memory_map(profile: &Profile, manifest: &Manifest, method: &Method, loaded: &Loaded) -> Result<MemoryMap, PlannerError> {
-    let shape = &manifest.vision.shape;
-    let (dim, hidden) = (manifest.vision.feature_dim, loaded.decoder.hidden);
-    let work = Workspaces::new(profile, manifest, method, hidden);
+pub fn memory_map(profile: &Profile, model: &impl Model, method: &Method, loaded: &Loaded) -> Result<MemoryMap, PlannerError> {
+    let map = memory_lines(profile, model, method, loaded);
+    if map.total() > profile.memory_limit {
+        return Err(PlannerError::Memory { wanted: map.total(), allowed: profile.memory_limit });
+    }
+    Ok(map)
+}
+
+/// The same, whatever the profile's limit.
+#[must_use]
+pub fn memory_lines(profile: &Profile, model: &impl Model, method: &Method, loaded: &Loaded) -> MemoryMap {
+    let shape = model.shape();
+    let (dim, hidden) = (model.feature_dim(), loaded.decoder.hidden);
+    let work = Workspaces::new(profile, model, method, hidden);
     let (views, strips) = Pyramid::bytes(shape, profile.frame.max_side);
     let slot = FrameSlots::slot_bytes(shape, dim, hidden);
     let chunk = profile.engines.projection_chunk;
     let mut lines = vec![
-        Line { what: "process, encoder, projector, tokenizer (measured at load)", bytes: loaded.resident },
+        Line { what: if loaded.measured { RESIDENT } else { ASSUMED }, bytes: loaded.resident },
         Line { what: "decoder weights", bytes: loaded.decoder_weights },
         Line { what: "decoder activations and logits", bytes: loaded.decoder_workspace },
-        Line { what: "KV cache", bytes: KvCache::bytes(loaded.decoder.layers, loaded.decoder.kv_width(), positions(profile, manifest)) },
+        Line { what: "KV cache", bytes: KvCache::bytes(loaded.decoder.layers, loaded.decoder.kv_width(), positions(profile, model)) },
         Line { what: "frame slots", bytes: Bytes(slot.0 * profile.frame.slots as u64) },
         Line { what: "token arena", bytes: TokenArena::bytes(profile.tokens.max_visual, hidden) },
         Line { what: "views", bytes: views },
         Line { what: "pyramid strips and filters", bytes: strips },
         Line { what: "picture decoder", bytes: decoder_bytes(profile.frame.max_side) },
-        Line { what: "tiles in and out", bytes: tile_bytes(profile, manifest) },
+        Line { what: "tiles in and out", bytes: tile_bytes(profile, model) },
         Line { what: "regions", bytes: method.bytes(&profile.compression, work.partition) },
         Line {
             what: "selection",
@@ -128,14 +140,13 @@ pub fn memory_map(profile: &Profile, manifest: &Manifest, method: &Method, loade
         Line { what: "a projected view and a tile of padding", bytes: Bytes::of::<u16>(work.projected + work.padding) },
     ];
     if method.maps() {
-        lines.push(Line { what: "label map", bytes: label_map(profile, manifest, method, loaded) });
+        lines.push(Line { what: "label map", bytes: label_map(profile, model, method, loaded) });
     }
-    let map = MemoryMap { lines };
-    if map.total() > profile.memory_limit {
-        return Err(PlannerError::Memory { wanted: map.total(), allowed: profile.memory_limit });
-    }
-    Ok(map)
+    MemoryMap { lines }
 }
+
+const RESIDENT: &str = "process, encoder, projector, tokenizer (measured at load)";
+const ASSUMED: &str = "process (assumed: 400 MiB), encoder, projector";
 
 /// The longest side of a picture that superpixels are made of.
 const REDUCED: Px = Px(1_344);
@@ -147,8 +158,8 @@ pub fn reduced(shape: &VisionShape) -> usize {
 }
 
 /// What a map of labels and the votes on it hold.
-fn label_map(profile: &Profile, manifest: &Manifest, method: &Method, loaded: &Loaded) -> Bytes {
-    let (shape, threads) = (&manifest.vision.shape, profile.engines.threads);
+fn label_map(profile: &Profile, model: &impl Model, method: &Method, loaded: &Loaded) -> Bytes {
+    let (shape, threads) = (model.shape(), profile.engines.threads);
     match method {
         Method::Labels(_) => LabelMap::bytes(profile.frame.max_side) + Voter::bytes(shape, profile.frame.max_side, threads),
         Method::Superpixels => {

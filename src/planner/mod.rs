@@ -8,16 +8,22 @@ mod calibration;
 mod cost;
 mod ladder;
 mod memory;
+mod outlook;
+mod room;
 mod rungs;
+mod spec;
 
 pub use calibration::{Calibration, CalibrationError, Fit, Identity, needed, percentile, quantile, upper_bound};
 pub use cost::{CostModel, Costs, Job, ModelCost, Stage, StageTimes};
 pub use ladder::{Boundary, Descent, Plan, Predicted, Rung, Step, slowdown};
-pub use memory::{Line, Loaded, MemoryMap, Workspaces, memory_map, positions, reduced, tile_bytes};
+pub use memory::{Line, Loaded, MemoryMap, Workspaces, memory_lines, memory_map, positions, reduced, tile_bytes};
+pub use outlook::{Outlook, USUAL_TEXT, outlook};
+pub use room::{Loading, Preset, Remedy, Verdict, max_preset, verdict};
 pub use rungs::{Asked, Cached, asked, is_coarse, lazy_tiles, rungs};
+pub use spec::spec_verdict;
 
 use crate::compress::Selector;
-use crate::config::{Budget, ConfigError, Manifest, Profile};
+use crate::config::{Budget, ConfigError, Model, Profile};
 use crate::geometry::{Layout, ViewLayout};
 use crate::units::{Bytes, Millis, Tiles, Tokens, ViewId};
 
@@ -50,6 +56,8 @@ pub enum PlannerError {
     Uncalibrated,
     #[error("memory: the plan needs {wanted}, the profile's limit is {allowed}")]
     Memory { wanted: Bytes, allowed: Bytes },
+    #[error("memory: {model} on {profile} {verdict}")]
+    Unfit { model: String, profile: String, verdict: Verdict },
 }
 
 /// Most frames of a question.
@@ -59,8 +67,8 @@ pub const MAX_FRAMES: usize = 4;
 ///
 /// # Errors
 /// A budget that can't be read, is 0 in all, or more than the profile allows.
-pub fn budget(text: Option<&str>, profile: &Profile, manifest: &Manifest) -> Result<Budget, BudgetError> {
-    let budget = Budget::parse(text.unwrap_or(&profile.tokens.default_budget), manifest.vision.shape.views().len())?;
+pub fn budget(text: Option<&str>, profile: &Profile, model: &impl Model) -> Result<Budget, BudgetError> {
+    let budget = Budget::parse(text.unwrap_or(&profile.tokens.default_budget), model.shape().views().len())?;
     let (wanted, allowed) = (budget.total(), profile.tokens.max_visual);
     if wanted > allowed {
         return Err(PlannerError::Budget { wanted, allowed }.into());
@@ -87,7 +95,7 @@ pub fn max_question(profile: &Profile) -> Bytes {
 ///
 /// # Errors
 /// What is over its limit, before any compute.
-pub fn admit(profile: &Profile, manifest: &Manifest, visual: Tokens, text: Tokens, new: Tokens) -> Result<(), PlannerError> {
+pub fn admit(profile: &Profile, model: &impl Model, visual: Tokens, text: Tokens, new: Tokens) -> Result<(), PlannerError> {
     let limits = &profile.tokens;
     if visual > limits.max_visual {
         return Err(PlannerError::Budget { wanted: visual, allowed: limits.max_visual });
@@ -98,8 +106,8 @@ pub fn admit(profile: &Profile, manifest: &Manifest, visual: Tokens, text: Token
     if new > limits.max_new {
         return Err(PlannerError::NewTokens { wanted: new, allowed: limits.max_new });
     }
-    let wanted = (visual + new).max(manifest.vision.shape.tokens(0)) + text;
-    let allowed = manifest.language.context;
+    let wanted = (visual + new).max(model.shape().tokens(0)) + text;
+    let allowed = model.context();
     if wanted > allowed { Err(PlannerError::Context { wanted, allowed }) } else { Ok(()) }
 }
 

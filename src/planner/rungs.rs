@@ -1,11 +1,11 @@
 //! The rungs of a question's ladder on given frames: what each may take of every view, and how much work that is.
 
 use crate::compress::{Mode, Selector, clusters};
-use crate::config::{Budget, Manifest, Profile};
+use crate::config::{Budget, Model, Profile};
 use crate::geometry::{Layout, ViewLayout};
 use crate::planner::ladder::Predicted;
 use crate::planner::{Costs, Job, PlannerError, Rung, Stage, StageTimes, Step, admit, allowed, place, share};
-use crate::units::{Tiles, Tokens, ViewId};
+use crate::units::{Millis, Tiles, Tokens, ViewId};
 
 /// A question as it was asked.
 #[derive(Clone, Debug)]
@@ -70,9 +70,10 @@ pub fn lazy_tiles(layout: &Layout, budget: &Budget, most: Option<Tiles>) -> Resu
 ///
 /// # Errors
 /// What is over a limit in the question as it was asked; a rung that can't be is left out.
-pub fn rungs(profile: &Profile, manifest: &Manifest, costs: &Costs, layouts: &[Layout], asked: &Asked) -> Result<Vec<Rung>, PlannerError> {
-    let mut rungs = vec![rung(profile, manifest, costs, layouts, asked, &asked.step)?];
-    let views = manifest.vision.shape.views().len();
+pub fn rungs(profile: &Profile, model: &impl Model, costs: &Costs, layouts: &[Layout], asked: &Asked) -> Result<Vec<Rung>, PlannerError> {
+    let rung = |step: &Step| Ok::<_, PlannerError>(work(profile, model, costs, layouts, asked, step)?.rung(costs, asked.cached, step));
+    let mut rungs = vec![rung(&asked.step)?];
+    let views = model.shape().views().len();
     for (number, step) in profile.ladder.iter().enumerate() {
         let Ok(budget) = Budget::parse(&step.budget, views) else { continue };
         let step = Step {
@@ -85,28 +86,38 @@ pub fn rungs(profile: &Profile, manifest: &Manifest, costs: &Costs, layouts: &[L
         let last = rungs.last().map(|rung| &rung.step);
         let same =
             last.is_some_and(|last| (&last.budget, last.encode_tiles, last.max_new) == (&step.budget, step.encode_tiles, step.max_new));
-        if !same && let Ok(rung) = rung(profile, manifest, costs, layouts, asked, &step) {
+        if !same && let Ok(rung) = rung(&step) {
             rungs.push(rung);
         }
     }
     Ok(rungs)
 }
 
-fn rung(
+/// What a step has to do on given frames.
+pub(super) struct Work {
+    per_frame: Vec<Budget>,
+    /// Once a frame.
+    pub ingest: Job,
+    /// What half of the questions stay below, and what none exceeds.
+    pub usual: Job,
+    worst: Job,
+}
+
+pub(super) fn work(
     profile: &Profile,
-    manifest: &Manifest,
+    model: &impl Model,
     costs: &Costs,
     layouts: &[Layout],
     asked: &Asked,
     step: &Step,
-) -> Result<Rung, PlannerError> {
+) -> Result<Work, PlannerError> {
     let frame = |(number, layout): (usize, &Layout)| {
         let (placed, _) = place(&share(&step.budget, number, layouts.len())?, layout);
         allowed(asked.selector, placed, layout, profile)
     };
     let per_frame = layouts.iter().enumerate().map(frame).collect::<Result<Vec<_>, _>>()?;
     let visual: Tokens = per_frame.iter().map(Budget::total).sum();
-    admit(profile, manifest, visual, asked.text, step.max_new)?;
+    admit(profile, model, visual, asked.text, step.max_new)?;
     let (mut ingest, mut question) = (Job::default(), Job::default());
     for (layout, budget) in layouts.iter().zip(&per_frame) {
         let (coarse, fine) = tiles(layout, budget);
@@ -115,7 +126,7 @@ fn rung(
             (Cached::Coarse, lazy) => Some(lazy.unwrap_or(Tiles(fine))),
             (Cached::Nothing, lazy) => lazy,
         };
-        let most = |view: &ViewLayout| clusters(manifest.policy.clusters, profile.compression.clusters, budget.per_view()[view.id.index()]);
+        let most = |view: &ViewLayout| clusters(model.policy().clusters, profile.compression.clusters, budget.per_view()[view.id.index()]);
         let views = layout.views().len();
         let taken = || layout.present().filter(|view| budget.per_view()[view.id.index()].0 > 0);
         let product = |view: &ViewLayout, tokens: u64| if asked.selector == Selector::UhrBat { tokens * most(view) as u64 } else { 0 };
@@ -128,7 +139,7 @@ fn rung(
         ingest.clustered += whole(lazy.is_none());
         if let Some(lazy) = lazy {
             // At most these are not in the slot yet; their tokens, in the finest view, are what is clustered.
-            let tokens = u64::from(lazy.0) * manifest.vision.shape.tile_grid().pow(2) as u64;
+            let tokens = u64::from(lazy.0) * model.shape().tile_grid().pow(2) as u64;
             question.tiles += lazy;
             question.clustered += product(layout.finest(), tokens);
         }
@@ -153,20 +164,26 @@ fn rung(
         _ => question.tiles,
     };
     let usual = Job { projected, tiles, steps: usual_steps, ..question };
-    let predicted = |usual: &Job, worst: &Job| Predicted {
-        p50: StageTimes::of(|stage| costs.p50(stage, usual)),
-        bound: calibration.map(|_| StageTimes::of(|stage| costs.p99(stage, worst).unwrap_or_default())),
-    };
-    let none = Predicted { p50: StageTimes::default(), bound: calibration.map(|_| StageTimes::default()) };
-    let one = Job { steps: Tokens(1), ..worst };
-    let decoder_step = calibration
-        .map(|calibration| calibration.step_bound_ms)
-        .map_or_else(|| costs.p50(Stage::Generate, &one), |bound| crate::units::Millis(bound).max(costs.p50(Stage::Generate, &one)));
-    Ok(Rung {
-        ingest: if asked.cached == Cached::Nothing { predicted(&ingest, &ingest) } else { none },
-        question: predicted(&usual, &worst),
-        step: step.clone(),
-        per_frame,
-        decoder_step,
-    })
+    Ok(Work { per_frame, ingest, usual, worst })
+}
+
+impl Work {
+    /// With the times it takes.
+    pub fn rung(self, costs: &Costs, cached: Cached, step: &Step) -> Rung {
+        let Self { per_frame, ingest, usual, worst } = self;
+        let calibration = costs.calibration.as_ref();
+        let predicted = |usual: &Job, worst: &Job| Predicted {
+            p50: StageTimes::of(|stage| costs.p50(stage, usual)),
+            bound: calibration.map(|_| StageTimes::of(|stage| costs.p99(stage, worst).unwrap_or_default())),
+        };
+        let none = Predicted { p50: StageTimes::default(), bound: calibration.map(|_| StageTimes::default()) };
+        let one = costs.p50(Stage::Generate, &Job { steps: Tokens(1), ..worst });
+        Rung {
+            ingest: if cached == Cached::Nothing { predicted(&ingest, &ingest) } else { none },
+            question: predicted(&usual, &worst),
+            step: step.clone(),
+            per_frame,
+            decoder_step: calibration.map_or(one, |calibration| Millis(calibration.step_bound_ms).max(one)),
+        }
+    }
 }

@@ -156,6 +156,12 @@ impl Llama {
         })
     }
 
+    /// What a decoder of `shape` will need beside its weights and the KV cache, for sequences of at most `positions`.
+    #[must_use]
+    pub fn workspace_of(shape: &DecoderShape, positions: Tokens, threads: usize) -> Bytes {
+        Work::bytes(shape, positions.get().min(shape.context), threads)
+    }
+
     fn embed(&mut self, segments: &[Segment<'_>], first: usize, rows: usize) -> Result<(), DecoderError> {
         let hidden = self.shape.hidden;
         for (row, x) in self.work.x[..rows * hidden].chunks_exact_mut(hidden).enumerate() {
@@ -290,7 +296,7 @@ impl Decoder for Llama {
     }
 
     fn workspace(&self) -> Bytes {
-        self.work.bytes()
+        Work::bytes(&self.shape, self.work.weights.len() / self.shape.heads, self.pool.threads())
     }
 
     fn attend(
@@ -412,6 +418,12 @@ impl Work {
         }
     }
 
+    /// Of all buffers that [`Self::new`] makes.
+    fn bytes(shape: &DecoderShape, positions: usize, threads: usize) -> Bytes {
+        let [x, q, kv, ffn, products, attention, weights, logits] = Self::sizes(shape, positions, threads);
+        Bytes::of::<f32>(2 * x + 3 * q + 2 * kv + 2 * ffn + products + attention + weights + logits)
+    }
+
     fn sizes(shape: &DecoderShape, positions: usize, threads: usize) -> [usize; 8] {
         let q = shape.heads * shape.head_dim;
         let widest = shape.hidden.max(shape.ffn).max(q);
@@ -425,25 +437,6 @@ impl Work {
             shape.heads * positions,
             shape.vocab,
         ]
-    }
-
-    fn bytes(&self) -> Bytes {
-        let all = [
-            &self.x,
-            &self.normed,
-            &self.q,
-            &self.k,
-            &self.v,
-            &self.by_head,
-            &self.mixed,
-            &self.gate,
-            &self.up,
-            &self.products,
-            &self.attention,
-            &self.weights,
-            &self.logits,
-        ];
-        all.iter().map(|buffer| Bytes::of::<f32>(buffer.len())).sum()
     }
 
     /// A buffer to read, one to write, and the products' scratch.
