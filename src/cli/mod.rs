@@ -96,7 +96,7 @@ pub enum CliError {
     #[error(transparent)]
     Planner(#[from] PlannerError),
     #[error(transparent)]
-    Pipeline(#[from] PipelineError),
+    Pipeline(Box<PipelineError>),
     #[error(transparent)]
     Calibration(#[from] CalibrationError),
     #[error(transparent)]
@@ -115,6 +115,12 @@ pub enum CliError {
     Usage(String),
     #[error("{0}")]
     Output(String),
+}
+
+impl From<PipelineError> for CliError {
+    fn from(error: PipelineError) -> Self {
+        Self::Pipeline(Box::new(error))
+    }
 }
 
 impl CliError {

@@ -26,7 +26,6 @@ pub use label_map::{LabelMap, LabelMapError};
 pub use pyramid::{Pyramid, Timing};
 pub use source::{Format, FrameSource, Limits, Reading};
 
-use crate::config::Digest;
 use crate::units::{Bytes, Px};
 
 /// Why a frame was not taken in, with wanted and found.
@@ -45,7 +44,7 @@ pub enum ImagingError {
     #[error("{path}: bands: wanted band {wanted}, found {found}")]
     Bands { path: PathBuf, wanted: u16, found: String },
     #[error("{path}: the file changed since it was taken in: wanted sha256 {wanted}, found {found}")]
-    Changed { path: PathBuf, wanted: Digest, found: Digest },
+    Changed { path: PathBuf, wanted: String, found: String },
     #[error("{path}: broken after {rows} of {wanted} rows: {reason}")]
     Broken { path: PathBuf, rows: usize, wanted: usize, reason: String },
 }

@@ -73,7 +73,7 @@ impl Pipeline {
         plan.whole = !lazy && (number == 0 || plan.whole);
         let views = layout.views().len();
         let wanted = |view: ViewId| view == ViewId::ANCHOR || placed.per_view()[view.index()].0 > 0;
-        let now = |view: ViewId| wanted(view) && !(lazy && !planner::is_coarse(view, views));
+        let now = |view: ViewId| wanted(view) && (!lazy || planner::is_coarse(view, views));
         let begun = self.clock.now();
         let mut tiles_encoded = vec![0; views];
         let all: usize = layout.present().filter(|view| now(view.id)).map(ViewLayout::encoded_tile_count).sum();

@@ -57,7 +57,7 @@ pub enum PlannerError {
     #[error("memory: the plan needs {wanted}, the profile's limit is {allowed}")]
     Memory { wanted: Bytes, allowed: Bytes },
     #[error("memory: {model} on {profile} {verdict}")]
-    Unfit { model: String, profile: String, verdict: Verdict },
+    Unfit { model: String, profile: String, verdict: Box<Verdict> },
 }
 
 /// Most frames of a question.

@@ -199,7 +199,7 @@ pub fn measure(
                 look(around, rounds.len() + number / ON_A_FRAME);
                 // Coarse views at ingest: each question then encodes what its own step wants.
                 let lazy = steps.iter().find(|step| step.encode_tiles.is_some()).unwrap_or(first);
-                let of_frame = if (number / ON_A_FRAME) % 2 == 0 { first } else { lazy };
+                let of_frame = if (number / ON_A_FRAME).is_multiple_of(2) { first } else { lazy };
                 let path = &settings.frames[choices.below(settings.frames.len())];
                 frame = Some((take_in(pipeline, path, question, of_frame)?.0, of_frame.encode_tiles.is_some()));
             }

@@ -27,13 +27,12 @@ use std::path::PathBuf;
 use crate::board::BoardError;
 use crate::imaging::ImagingError;
 use crate::pipeline::PipelineError;
-use crate::planner::PlannerError;
 
 /// What kept a qualification from its end.
 #[derive(Debug, thiserror::Error)]
 pub enum QualifyError {
     #[error(transparent)]
-    Pipeline(#[from] PipelineError),
+    Pipeline(Box<PipelineError>),
     #[error(transparent)]
     Imaging(#[from] ImagingError),
     #[error(transparent)]
@@ -44,8 +43,8 @@ pub enum QualifyError {
     Input { what: &'static str, wanted: &'static str, found: String },
 }
 
-impl From<PlannerError> for QualifyError {
-    fn from(error: PlannerError) -> Self {
-        Self::Pipeline(error.into())
+impl From<PipelineError> for QualifyError {
+    fn from(error: PipelineError) -> Self {
+        Self::Pipeline(Box::new(error))
     }
 }

@@ -150,7 +150,7 @@ fn fits(verdict: Verdict, model: &impl Model, profile: &Profile) -> Result<(), P
     if verdict.fits() {
         return Ok(());
     }
-    Err(PlannerError::Unfit { model: model.name().to_owned(), profile: profile.name.clone(), verdict })
+    Err(PlannerError::Unfit { model: model.name().to_owned(), profile: profile.name.clone(), verdict: Box::new(verdict) })
 }
 
 impl PlanArgs {

@@ -178,7 +178,7 @@ impl FrameSource {
         let read = |source| ImagingError::Read { path: self.path.clone(), source };
         let found = Digest::of(File::open(&self.path).map_err(read)?).map_err(read)?;
         if found != self.digest {
-            return Err(ImagingError::Changed { path: self.path.clone(), wanted: self.digest, found });
+            return Err(ImagingError::Changed { path: self.path.clone(), wanted: self.digest.to_string(), found: found.to_string() });
         }
         Ok(())
     }
