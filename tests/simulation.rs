@@ -31,6 +31,7 @@ fn throttling() -> String {
 fn under_throttling_next_to_nothing_is_late_and_nothing_is_refused_that_would_fit() {
     let n = std::env::var("UHR_QUESTIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(600);
     let result = simulated(&throttling(), n, 3);
+    println!("{result:#?}");
     assert_eq!((result.asked, result.answered + result.refused), (n, n));
     assert!(result.answered > n / 3 && result.refused > n / 10, "{result:?}");
     assert!(result.late * 100 <= result.answered, "{result:?}");
