@@ -10,13 +10,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::board;
 use crate::cli::compress::policy;
-use crate::cli::{CALIBRATION, Cli, CliError, say};
+use crate::cli::{CALIBRATION, Cli, CliError, say, watch};
 use crate::compress::regions::Method;
 use crate::compress::{Mode, Selector};
 use crate::config::{Manifest, Policy, Profile};
 use crate::imaging::{FrameSource, LabelMap, Limits, Reading};
 use crate::pipeline::{Answer, Engines, Frame, Pipeline, PipelineError, Question, Request, Spent};
-use crate::planner::{self, Calibration, PlannerError};
+use crate::planner::{self, Calibration, CalibrationError, PlannerError};
 use crate::report::Overlay;
 use crate::units::{Bytes, Millis, Tiles, Tokens};
 
@@ -119,7 +119,7 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
     let mut pipeline = Pipeline::new(profile, manifest, engines, &args.partition, resident())?;
     let sources = inputs.iter().map(|frame| FrameSource::open_as(frame.as_ref(), &pipeline.limits(), &reading));
     let sources = sources.collect::<Result<Vec<_>, _>>()?;
-    calibrate(&mut pipeline, cli)?;
+    calibrate(&mut pipeline, cli, args.deadline_ms.is_some())?;
     let request = Request {
         budget,
         selector: args.select,
@@ -171,8 +171,9 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Takes the calibration that the command line names, or the usual one where it is there.
-pub(super) fn calibrate(pipeline: &mut Pipeline, cli: &Cli) -> Result<(), CliError> {
+/// Takes the calibration that the command line names, or the usual one where it is there, and has the board watched. The usual one may be of something
+/// else unless it is `needed`: then predictions are left out.
+pub(super) fn calibrate(pipeline: &mut Pipeline, cli: &Cli, needed: bool) -> Result<(), CliError> {
     let usual = Path::new(CALIBRATION);
     let path = match &cli.calibration {
         Some(path) => path.as_path(),
@@ -180,7 +181,13 @@ pub(super) fn calibrate(pipeline: &mut Pipeline, cli: &Cli) -> Result<(), CliErr
         None => return Ok(()),
     };
     let text = std::fs::read_to_string(path).map_err(|error| CliError::Output(format!("{}: {error}", path.display())))?;
-    pipeline.calibrate(Some(Calibration::parse(path, &text, &pipeline.identity(&board::device()))?));
+    // Its readings go on with the pipeline's own share of it.
+    watch(pipeline)?;
+    match Calibration::parse(path, &text, &pipeline.identity(&board::device())) {
+        Ok(calibration) => pipeline.calibrate(Some(calibration)),
+        Err(CalibrationError::Other { .. }) if cli.calibration.is_none() && !needed => {}
+        Err(error) => return Err(error.into()),
+    }
     Ok(())
 }
 
@@ -244,7 +251,8 @@ fn print(question: &str, answer: &Answer, quiet: bool) -> String {
     let _ =
         writeln!(text, "  memory: planned {:.0} MiB, peak {:.0} MiB", mib(receipt.memory.planned_bytes), mib(receipt.memory.peak_bytes));
     if let Some(total) = receipt.predicted_ms.get("total") {
-        let _ = writeln!(text, "  predicted: {} ms at the median, {} ms at most", total["p50"], total["p99"]);
+        let ms = |key: &str| total[key].as_f64().unwrap_or_default();
+        let _ = writeln!(text, "  predicted: {:.0} ms at the median, {:.0} ms at most", ms("p50"), ms("p99"));
     }
     for line in &receipt.degraded {
         let _ = writeln!(text, "  note: {line}");

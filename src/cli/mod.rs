@@ -8,16 +8,19 @@ mod qualify;
 mod views;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::board::{self, BoardKind, Watch};
 use crate::cli::compress::CompressCliError;
 use crate::compress::CompressError;
 use crate::config::{ConfigError, Manifest, Profile};
 use crate::engine::{DecoderError, EngineError};
 use crate::imaging::{ImagingError, LabelMapError, Limits};
-use crate::pipeline::PipelineError;
+use crate::pipeline::{Pipeline, PipelineError};
 use crate::planner::{CalibrationError, PlannerError};
 use crate::qualify::QualifyError;
 use crate::report::ReportError;
@@ -80,6 +83,22 @@ enum ModelCommand {
 fn say(text: &str) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| CliError::Output(format!("stdout: {error}")))
+}
+
+/// Has `pipeline` plan with what this machine's board tells, read once a second on a thread of its own; the first reading is waited for, half a second
+/// at most.
+fn watch(pipeline: &mut Pipeline) -> Result<Arc<Watch>, CliError> {
+    let board = board::open(BoardKind::Auto, Path::new("/")).map_err(QualifyError::from)?;
+    let watch = Arc::new(Watch::start(board, Duration::from_secs(1)).map_err(QualifyError::from)?);
+    for _ in 0..50 {
+        if !watch.latest().stale {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let senses = Arc::clone(&watch);
+    pipeline.set_senses(Box::new(move || senses.latest()));
+    Ok(watch)
 }
 
 /// Why a command ended without doing what it was asked.

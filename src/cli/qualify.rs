@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use clap::Args;
 
-use crate::board::{self, BoardKind, Trace, Watch};
+use crate::board::{self, Trace};
 use crate::cli::ask::bar;
-use crate::cli::{Cli, CliError, say};
+use crate::cli::{Cli, CliError, say, watch};
 use crate::compress::regions::Method;
 use crate::config::Qualification as Limits;
 use crate::pipeline::{Engines, Monotonic, Pipeline};
@@ -115,8 +115,7 @@ pub fn run(args: &QualifyArgs, cli: &Cli) -> Result<(), CliError> {
         Some(frames) => frames,
         None => drawn(&pipeline, folder.path(), args.seed)?,
     };
-    let watch = Watch::start(board::open(BoardKind::Auto, Path::new("/")).map_err(QualifyError::from)?, Duration::from_secs(1));
-    let watch = watch.map_err(QualifyError::from)?;
+    let watch = watch(&mut pipeline)?;
     let begun = Instant::now();
     let steps = qualify::steps(&pipeline, &frames[0], &questions[0])?;
     let (identity, clock) = (pipeline.identity(&board::device()), Monotonic::default());

@@ -87,7 +87,7 @@ fn run_package(args: &PlanArgs, cli: &Cli, profile: Profile) -> Result<(), CliEr
     let verdict = planner::verdict(&profile, &manifest, &args.partition, &|_| loaded.clone(), None);
     fits(verdict, &manifest, &profile)?;
     let mut pipeline = Pipeline::new(profile, manifest, engines, &args.partition, loaded.resident)?;
-    calibrate(&mut pipeline, cli)?;
+    calibrate(&mut pipeline, cli, false)?;
     let plan = Plan {
         model: pipeline.manifest(),
         source: None,
