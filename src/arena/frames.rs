@@ -122,7 +122,7 @@ impl FrameSlots {
     #[must_use]
     pub fn slot_bytes(shape: &VisionShape, feature_dim: usize, hidden: usize) -> Bytes {
         let all = shape.all_tokens().get();
-        let tiles = (0..shape.views().len()).map(|view| shape.tiles(view)).sum::<usize>();
+        let tiles = shape.all_tiles().0 as usize;
         Bytes::of::<f16>(all * feature_dim + shape.tokens(0).get() * hidden) + Bytes::of::<u32>(all) + Bytes::of::<bool>(2 * tiles)
     }
 

@@ -147,8 +147,8 @@ struct PromptFile {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct CompressionFile {
-    policy: PolicyFile,
+pub(super) struct CompressionFile {
+    pub(super) policy: PolicyFile,
 }
 
 impl Manifest {

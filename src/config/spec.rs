@@ -7,8 +7,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::config::manifest::Shared;
-use crate::config::policy::PolicyFile;
+use crate::config::manifest::{CompressionFile, Shared};
 use crate::config::{ConfigError, Manifest, Policy, parse};
 use crate::geometry::VisionShape;
 use crate::units::{Bytes, Tokens};
@@ -169,12 +168,6 @@ struct VisionFile {
 struct LanguageFile {
     context: u32,
     interface_layer: usize,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct CompressionFile {
-    policy: PolicyFile,
 }
 
 #[derive(Deserialize)]

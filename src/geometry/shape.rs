@@ -1,7 +1,7 @@
 //! The sides a vision encoder was made for.
 
 use crate::geometry::GeometryError;
-use crate::units::{Px, Tokens};
+use crate::units::{Px, Tiles, Tokens};
 
 const MAX_VIEWS: usize = 8;
 const MAX_TILE: Px = Px(2048);
@@ -76,6 +76,12 @@ impl VisionShape {
     #[must_use]
     pub fn tiles(&self, view: usize) -> usize {
         (self.views[view].get() / self.tile.get()).pow(2)
+    }
+
+    /// Tiles of all views.
+    #[must_use]
+    pub fn all_tiles(&self) -> Tiles {
+        Tiles(Tokens::of((0..self.views.len()).map(|view| self.tiles(view)).sum()).0)
     }
 
     /// Tokens a side of a tile.

@@ -41,7 +41,7 @@ use crate::geometry::GeometryError;
 use crate::imaging::{ImagingError, LabelMapError, Limits, Pyramid};
 use crate::kernels::Isa;
 use crate::planner::{self, BudgetError, CostModel, Costs, MemoryMap, PlannerError, Workspaces};
-use crate::units::{Bytes, Readings, Tiles};
+use crate::units::{Bytes, Readings};
 use choose::Chosen;
 use maps::Maps;
 
@@ -171,9 +171,8 @@ impl Pipeline {
         }
         let frames = profile.frame.slots.min(planner::MAX_FRAMES);
         let costs = Costs { model: CostModel { model: engines.model_cost(&manifest), device: profile.device.clone() }, calibration: None };
-        let tiles = Tiles((0..shape.views().len()).map(|view| shape.tiles(view)).sum::<usize>() as u32);
         Ok(Self {
-            tile_rank: TileRank::new(tiles),
+            tile_rank: TileRank::new(shape.all_tiles()),
             pictured: None,
             costs,
             clock: Arc::new(Monotonic::default()),

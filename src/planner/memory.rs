@@ -8,7 +8,7 @@ use crate::engine::DecoderShape;
 use crate::geometry::VisionShape;
 use crate::imaging::{LabelMap, Pyramid, decoder_bytes};
 use crate::planner::{MAX_FRAMES, PlannerError};
-use crate::units::{Bytes, Px, Tiles, Tokens};
+use crate::units::{Bytes, Px, Tokens};
 
 /// One line of the memory map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +129,7 @@ pub fn memory_lines(profile: &Profile, model: &impl Model, method: &Method, load
             what: "selection",
             bytes: SelectWork::bytes(work.tokens, work.regions, work.budget)
                 + Ranked::bytes(shape.all_tokens())
-                + TileRank::bytes(Tiles(Tokens::of((0..shape.views().len()).map(|view| shape.tiles(view)).sum()).0))
+                + TileRank::bytes(shape.all_tiles())
                 + Bytes::of::<f32>(2 * work.tokens + 2 * shape.tokens(0).get())
                 + Bytes::of::<u32>(profile.frame.slots.min(MAX_FRAMES) * shape.all_tokens().get() + 5 * profile.tokens.max_visual.get()),
         },

@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use jpeg_encoder::{Encoder, ImageBuffer, JpegColorType, rgb_to_ycbcr};
-use rand_chacha::ChaCha8Rng;
-use rand_core::{Rng, SeedableRng};
 
 use crate::qualify::QualifyError;
+use crate::qualify::measure::Choices;
 use crate::units::Px;
 
 /// A frame that is worked out as the encoder asks for its rows: a drawn one must not count as memory of the pipeline.
@@ -73,8 +72,8 @@ pub fn draw(path: &Path, width: Px, height: Px, seed: u64) -> Result<(), Qualify
     let wrong = |found: String| QualifyError::File { path: path.to_owned(), wanted: "a frame drawn", found };
     let sides = u16::try_from(width.0).ok().zip(u16::try_from(height.0).ok()).filter(|(w, h)| *w > 0 && *h > 0);
     let (w, h) = sides.ok_or_else(|| wrong(format!("{width} x {height}")))?;
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut below = move |bound: usize| (random.next_u64() % bound.max(1) as u64) as usize;
+    let mut choices = Choices::new(seed);
+    let mut below = move |bound: usize| choices.below(bound);
     let (columns, rows) = (width.get(), height.get());
     let field = (columns.max(rows) / 12).max(8);
     let across = columns.div_ceil(field);

@@ -94,10 +94,15 @@ pub(super) fn request(step: &Step) -> Request {
     }
 }
 
+/// Opens a frame as the profile reads frames.
+pub(super) fn open(pipeline: &Pipeline, path: &Path) -> Result<FrameSource, QualifyError> {
+    let reading = Reading { bands: pipeline.profile().frame.bands, allow_truncated: false };
+    Ok(FrameSource::open_as(path, &pipeline.limits(), &reading)?)
+}
+
 /// Takes a frame in under `step`.
 pub(super) fn take_in(pipeline: &mut Pipeline, path: &Path, question: &str, step: &Step) -> Result<(Frame, Spent), QualifyError> {
-    let reading = Reading { bands: pipeline.profile().frame.bands, allow_truncated: false };
-    let sources = [FrameSource::open_as(path, &pipeline.limits(), &reading)?];
+    let sources = [open(pipeline, path)?];
     let prompt = pipeline.prompt(question)?;
     let mut plan = pipeline.plan_first(&sources, &prompt, &request(step))?;
     let [source] = sources;
@@ -121,8 +126,7 @@ fn ask(pipeline: &mut Pipeline, frame: &Frame, question: &str, step: &Step) -> R
 /// A frame or a question that is refused.
 pub fn steps(pipeline: &Pipeline, path: &Path, question: &str) -> Result<Vec<Step>, QualifyError> {
     let profile = pipeline.profile();
-    let reading = Reading { bands: profile.frame.bands, allow_truncated: false };
-    let sources = [FrameSource::open_as(path, &pipeline.limits(), &reading)?];
+    let sources = [open(pipeline, path)?];
     let budget = planner::budget(None, profile, pipeline.manifest()).map_err(PipelineError::from)?;
     let whole = planner::asked(budget, None, profile.tokens.max_new);
     let plan = pipeline.plan_first(&sources, &pipeline.prompt(question)?, &request(&whole))?;

@@ -11,11 +11,10 @@ use serde::Serialize;
 
 use crate::board::{ScriptedBoard, Trace};
 use crate::compress::{Mode, Selector};
-use crate::imaging::{FrameSource, Reading};
 use crate::pipeline::{Clock, Finish, Frame, Pipeline, PipelineError, Question, Request, Spent};
 use crate::planner::{Calibration, PlannerError, Stage, Step, slowdown};
 use crate::qualify::QualifyError;
-use crate::qualify::measure::{Around, Choices, Settings, measure, steps};
+use crate::qualify::measure::{Around, Choices, Settings, measure, open, steps};
 use crate::units::{Millis, Readings};
 
 /// Milliseconds that a stage takes beside its nominal time, and how many a nominal millisecond takes: as a small board might.
@@ -127,7 +126,6 @@ pub fn simulate(mut pipeline: Pipeline, trace: &Trace, settings: &SimSettings) -
     let mut result = SimResult::default();
     let mut totals = Vec::new();
     let mut frame: Option<Frame> = None;
-    let reading = Reading { bands: pipeline.profile().frame.bands, allow_truncated: false };
     let pause = settings.hours * 3.6e6 / settings.n.max(1) as f64;
     for _ in 0..settings.n {
         // Questions come at random moments, on the frame at hand or on a new one.
@@ -148,10 +146,10 @@ pub fn simulate(mut pipeline: Pipeline, trace: &Trace, settings: &SimSettings) -
         };
         let held = frame.take().filter(|_| choices.share() < 0.9);
         let path = &settings.frames[choices.below(settings.frames.len())];
-        let sources = [FrameSource::open_as(path, &pipeline.limits(), &reading)?];
+        let new = if held.is_none() { vec![open(&pipeline, path)?] } else { Vec::new() };
         let plan = |pipeline: &Pipeline, request: &Request| match &held {
             Some(frame) => pipeline.plan_again(&[frame], &prompt, request),
-            None => pipeline.plan_first(&sources, &prompt, request),
+            None => pipeline.plan_first(&new, &prompt, request),
         };
         // From a third of the least that would do to three times the most.
         let heat = slowdown(pipeline.profile().thermal.as_ref(), &clock.readings());
@@ -173,14 +171,12 @@ pub fn simulate(mut pipeline: Pipeline, trace: &Trace, settings: &SimSettings) -
             Err(error) => return Err(error.into()),
         };
         let begun = clock.now();
-        let (held, ingest) = match held {
-            Some(frame) => (frame, None),
-            None => {
-                let [source] = sources;
-                let (frame, spent) = pipeline.ingest(0, source, &mut plan, &mut |_, _| ())?;
-                (frame, Some(spent))
-            }
-        };
+        let (mut held, mut ingest) = (held, None);
+        for source in new {
+            let (frame, spent) = pipeline.ingest(0, source, &mut plan, &mut |_, _| ())?;
+            (held, ingest) = (Some(frame), Some(spent));
+        }
+        let Some(held) = held else { continue };
         let question = Question { prompt, mode: Mode::Paper };
         let (answer, spent) = pipeline.answer(&[&held], &question, &mut plan, ingest)?;
         frame = Some(held);
