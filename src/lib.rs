@@ -26,6 +26,8 @@ pub mod board;
 
 pub mod journal;
 
+pub mod service;
+
 pub mod qualify;
 
 pub mod cli;
