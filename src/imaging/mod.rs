@@ -16,6 +16,7 @@ mod pass;
 mod pyramid;
 mod resample;
 mod source;
+mod zoom;
 
 use std::path::PathBuf;
 
@@ -25,6 +26,7 @@ pub use geotag::Geotag;
 pub use label_map::{LabelMap, LabelMapError};
 pub use pyramid::{Pyramid, Timing};
 pub use source::{Format, FrameSource, Limits, Reading};
+pub use zoom::{Pack, TILE, ZoomError, ZoomFolder, ZoomShape, prepare, thumbnail, zoom_bytes};
 
 use crate::units::{Bytes, Px};
 
