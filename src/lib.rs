@@ -24,6 +24,8 @@ pub mod report;
 
 pub mod board;
 
+pub mod journal;
+
 pub mod qualify;
 
 pub mod cli;

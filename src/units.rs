@@ -5,7 +5,8 @@
 
 use std::fmt;
 use std::ops::{Add, AddAssign, Mul, Sub};
-use std::time::Duration;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 macro_rules! count {
     ($(#[$doc:meta])* $name:ident, $repr:ty, $suffix:literal) => {
@@ -138,6 +139,77 @@ impl fmt::Display for FrameId {
     }
 }
 
+/// Sixteen hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("frame: wanted an id of 16 hexadecimal digits, found something else")]
+pub struct NoFrameId;
+
+impl FromStr for FrameId {
+    type Err = NoFrameId;
+    fn from_str(text: &str) -> Result<Self, NoFrameId> {
+        if text.len() != 16 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(NoFrameId);
+        }
+        u64::from_str_radix(text, 16).map(|id| Self(id.to_be_bytes())).map_err(|_| NoFrameId)
+    }
+}
+
+impl serde::Serialize for FrameId {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for FrameId {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = std::num::ParseIntError;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                text.parse().map(Self)
+            }
+        }
+    };
+}
+
+number!(
+    /// A question by its place in the journal, from 1; never given twice.
+    QuestionId
+);
+number!(
+    /// A frame by its place in the journal, from 1, in the order of arrival; never given twice.
+    FrameNumber
+);
+
+/// The wall clock, in milliseconds since 1970. It may step: for people and for records, never to measure a span or to order by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct UnixMillis(pub i64);
+
+impl UnixMillis {
+    /// A time of the system; 0 where it is before 1970.
+    #[must_use]
+    pub fn of(time: SystemTime) -> Self {
+        Self(time.duration_since(UNIX_EPOCH).ok().and_then(|span| i64::try_from(span.as_millis()).ok()).unwrap_or(0))
+    }
+}
+
 /// A time span in milliseconds, never NaN and never negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
@@ -241,5 +313,9 @@ mod tests {
         assert_eq!(Tokens(u32::MAX) + Tokens(1), Tokens(u32::MAX));
         assert_eq!(Bytes::of::<f32>(3), Bytes(12));
         assert_eq!(FrameId([0, 1, 2, 3, 4, 5, 6, 255]).to_string(), "00010203040506ff");
+        assert_eq!("00010203040506ff".parse(), Ok(FrameId([0, 1, 2, 3, 4, 5, 6, 255])));
+        for wrong in ["", "../../etc/passwd", "+0010203040506ff", "00010203040506f", "000102030405060 "] {
+            assert_eq!(wrong.parse::<FrameId>(), Err(NoFrameId), "{wrong:?}");
+        }
     }
 }

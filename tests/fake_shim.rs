@@ -20,7 +20,7 @@ use uhr_edge::engine::tensorrt::fake::{self, FakeDevice, FakeSettings, Live, POI
 use uhr_edge::engine::tensorrt::{Bound, Device, Dtype, ShimError, TensorInfo, TensorrtEncoder};
 use uhr_edge::engine::{Decoder, EngineError, Segment, VisionEncoder};
 use uhr_edge::imaging::{FrameSource, Limits};
-use uhr_edge::pipeline::{Engines, Frame, Pipeline, PipelineError, Question, Request};
+use uhr_edge::pipeline::{Engines, Frame, Pipeline, PipelineError, Request};
 use uhr_edge::planner;
 use uhr_edge::units::{Bytes, Px, Tokens};
 
@@ -174,10 +174,9 @@ impl Bench {
     fn answer(&self, pipeline: &mut Pipeline, frame: &Frame) -> Result<Said, PipelineError> {
         let prompt = pipeline.prompt(QUESTION)?;
         let mut plan = pipeline.plan_again(&[frame], &prompt, &self.request())?;
-        let question = Question { prompt, mode: Mode::Paper };
-        let (answer, _) = pipeline.answer(&[frame], &question, &mut plan, None)?;
+        let (answer, _) = pipeline.answer(&[frame], &prompt, &mut plan, None, &mut |_| ())?;
         let mut ids = vec![0; 8];
-        let (count, _) = pipeline.answer_tokens(&[frame], &question, &mut plan, &mut ids)?;
+        let (count, _) = pipeline.answer_tokens(&[frame], &prompt, &mut plan, &mut ids)?;
         ids.truncate(count);
         Ok((ids, answer.receipt.budget.per_view.iter().map(|view| view.tokens).sum()))
     }

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Lowest rank first. `main.rs` is above all.
-const RANKS: [&str; 14] = [
+const RANKS: [&str; 17] = [
     "units", "kernels", "geometry", "config", "arena", "imaging", "compress", "engine", "planner", "pipeline", "report", "board",
-    "qualify", "cli",
+    "journal", "http", "service", "qualify", "cli",
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -9,7 +9,7 @@ use uhr_edge::compress::regions::Method;
 use uhr_edge::compress::{Mode, Selector};
 use uhr_edge::config::{Manifest, Profile};
 use uhr_edge::imaging::{FrameSource, Limits};
-use uhr_edge::pipeline::{Engines, Pipeline, Question, Request};
+use uhr_edge::pipeline::{Engines, Pipeline, Request};
 use uhr_edge::planner;
 use uhr_edge::units::{Bytes, Tokens};
 
@@ -74,9 +74,8 @@ fn answers_allocate_nothing([vision, language]: [&str; 2], [encoder, decoder]: [
     for ((mode, text), answer) in cases.zip(&mut answers) {
         let prompt = pipeline.prompt(text).unwrap();
         let mut plan = pipeline.plan_again(&[&frame], &prompt, &request(mode)).unwrap();
-        let question = Question { prompt, mode };
         let mut made = 0;
-        let seen = counted(|| made = pipeline.answer_tokens(&[&frame], &question, &mut plan, answer).map_or(0, |(count, _)| count));
+        let seen = counted(|| made = pipeline.answer_tokens(&[&frame], &prompt, &mut plan, answer).map_or(0, |(count, _)| count));
         assert!(made > 0);
         assert_eq!(seen, 0, "allocations between prompt ids and answer ids, {mode:?}");
     }

@@ -9,6 +9,8 @@ use crate::units::Bytes;
 /// One frame's features, regions and projected anchor, for the largest frame there can be.
 pub struct FrameSlot {
     epoch: u64,
+    /// Of all slots the one with the least was used longest ago.
+    used: u64,
     /// `[Σ N_s, d_v]` f16, view after view, raster order.
     pub features: Vec<f16>,
     /// Region of each token, as `features`.
@@ -41,6 +43,7 @@ pub struct FrameLease {
 pub struct FrameSlots {
     slots: Vec<FrameSlot>,
     epoch: u64,
+    uses: u64,
 }
 
 impl FrameSlot {
@@ -51,6 +54,7 @@ impl FrameSlot {
         let tiles = tile_starts[shape.views().len()];
         Self {
             epoch: 0,
+            used: 0,
             features: vec![f16::ZERO; all * feature_dim],
             labels: vec![0; all],
             regions: vec![0; shape.views().len()],
@@ -115,7 +119,7 @@ impl FrameSlots {
     /// `count` slots for frames of `shape`, features of `feature_dim` and projected rows of `hidden` values.
     #[must_use]
     pub fn new(count: usize, shape: &VisionShape, feature_dim: usize, hidden: usize) -> Self {
-        Self { slots: (0..count).map(|_| FrameSlot::new(shape, feature_dim, hidden)).collect(), epoch: 0 }
+        Self { slots: (0..count).map(|_| FrameSlot::new(shape, feature_dim, hidden)).collect(), epoch: 0, uses: 0 }
     }
 
     /// What one slot of [`Self::new`] allocates.
@@ -126,17 +130,28 @@ impl FrameSlots {
         Bytes::of::<f16>(all * feature_dim + shape.tokens(0).get() * hidden) + Bytes::of::<u32>(all) + Bytes::of::<bool>(2 * tiles)
     }
 
-    /// Gives the slot that was taken longest ago to a new frame; leases of its old frame end.
+    /// Gives the slot that was taken or touched longest ago to a new frame; leases of its old frame end.
     pub fn take(&mut self) -> FrameLease {
-        self.epoch += 1;
-        let oldest = (0..self.slots.len()).min_by_key(|&slot| self.slots[slot].epoch).unwrap_or(0);
-        self.slots[oldest].epoch = self.epoch;
+        (self.epoch, self.uses) = (self.epoch + 1, self.uses + 1);
+        let oldest = (0..self.slots.len()).min_by_key(|&slot| self.slots[slot].used).unwrap_or(0);
         let slot = &mut self.slots[oldest];
+        (slot.epoch, slot.used) = (self.epoch, self.uses);
         slot.layout = None;
         slot.clustered.fill(None);
         slot.encoded.fill(false);
         slot.shown.fill(false);
         FrameLease { slot: oldest, epoch: self.epoch }
+    }
+
+    /// The frame is in use: others give way before it.
+    ///
+    /// # Errors
+    /// [`Stale`] when the slot holds another frame by now.
+    pub fn touch(&mut self, lease: FrameLease) -> Result<(), Stale> {
+        self.uses += 1;
+        self.get_mut(lease)?;
+        self.slots[lease.slot].used = self.uses;
+        Ok(())
     }
 
     /// # Errors
@@ -166,6 +181,12 @@ mod tests {
         assert!(slots.get(a).is_ok() && slots.get(b).is_ok());
         let c = slots.take();
         assert_eq!(slots.get(a).err(), Some(Stale { what: "frame", held: 1, now: 3 }));
+        assert!(slots.touch(a).is_err() && slots.touch(b).is_ok());
+        let d = slots.take();
+        assert!(slots.get(b).is_ok() && slots.get(c).is_err() && slots.get(d).is_ok());
+        let c = slots.take();
+        assert!(slots.get(b).is_err() && slots.get(d).is_ok());
+        let b = slots.take();
         assert!(slots.get(b).is_ok() && slots.get(c).is_ok());
         assert_eq!(slots.get(b).unwrap().view_features(0).len(), 12);
     }

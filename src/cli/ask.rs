@@ -15,7 +15,7 @@ use crate::compress::regions::Method;
 use crate::compress::{Mode, Selector};
 use crate::config::{Manifest, Policy, Profile};
 use crate::imaging::{FrameSource, LabelMap, Limits, Reading};
-use crate::pipeline::{Answer, Engines, Frame, Pipeline, PipelineError, Question, Request, Spent};
+use crate::pipeline::{Answer, Engines, Frame, Pipeline, PipelineError, Request, Spent};
 use crate::planner::{self, Calibration, CalibrationError, PlannerError};
 use crate::report::Overlay;
 use crate::units::{Bytes, Millis, Tiles, Tokens};
@@ -129,9 +129,14 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
         deadline: args.deadline_ms.map(|ms| Millis(f64::from(ms))),
     };
     let prompts = questions.iter().map(|question| pipeline.prompt(question)).collect::<Result<Vec<_>, _>>()?;
-    // Whatever can be refused is, before any work. What a later question needs is planned again when its turn comes.
-    let plans = prompts.iter().map(|prompt| pipeline.plan_first(&sources, prompt, &request)).collect::<Result<Vec<_>, _>>()?;
-    let mut plan = plans.into_iter().next();
+    // Whatever can be refused is, before any work. Later questions don't pay for the ingest: their deadlines are looked at when their turn comes.
+    let mut plan = None;
+    for prompt in &prompts {
+        match plan {
+            None => plan = Some(pipeline.plan_first(&sources, prompt, &request)?),
+            Some(_) => drop(pipeline.plan_first(&sources, prompt, &Request { deadline: None, ..request.clone() })?),
+        }
+    }
     let bar = bar(cli.quiet);
     let (mut frames, mut ingest) = (Vec::new(), Spent::default());
     for (number, source) in sources.into_iter().enumerate() {
@@ -151,7 +156,7 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
             Some(plan) => plan,
             None => pipeline.plan_again(&frames, &prompt, &request)?,
         };
-        let (mut answer, _) = pipeline.answer(&frames, &Question { prompt, mode: args.mode }, &mut plan, ingest.take())?;
+        let (mut answer, _) = pipeline.answer(&frames, &prompt, &mut plan, ingest.take(), &mut |_| ())?;
         // The system's own count falls now and then, by pages it hadn't added up yet.
         peak = peak.max(board::peak_memory().unwrap_or(Bytes(0)));
         answer.receipt.memory.peak_bytes = peak.0;
@@ -185,7 +190,7 @@ pub(super) fn calibrate(pipeline: &mut Pipeline, cli: &Cli, needed: bool) -> Res
     watch(pipeline)?;
     match Calibration::parse(path, &text, &pipeline.identity(&board::device())) {
         Ok(calibration) => pipeline.calibrate(Some(calibration)),
-        Err(CalibrationError::Other { .. }) if cli.calibration.is_none() && !needed => {}
+        Err(CalibrationError::Other { .. } | CalibrationError::TooFew { .. }) if cli.calibration.is_none() && !needed => {}
         Err(error) => return Err(error.into()),
     }
     Ok(())

@@ -224,6 +224,7 @@ fn planner_code(error: &PlannerError) -> u8 {
         | PlannerError::EncodeTiles { .. }
         | PlannerError::Unseen { .. }
         | PlannerError::Deadline { .. }
+        | PlannerError::PowerMode { .. }
         | PlannerError::Uncalibrated
         | PlannerError::Share { .. } => 3,
         PlannerError::EncodeMap { .. } => 2,

@@ -12,6 +12,7 @@ use crate::cli::{Cli, CliError, say, watch};
 use crate::compress::regions::Method;
 use crate::config::Qualification as Limits;
 use crate::pipeline::{Engines, Monotonic, Pipeline};
+use crate::planner::Calibration;
 use crate::qualify::{self, Around, Outcome, Qualification, QualifyError, Settings, SimSettings};
 use crate::units::{Bytes, Celsius, Millis, Px};
 
@@ -145,6 +146,12 @@ pub fn run(args: &QualifyArgs, cli: &Cli) -> Result<(), CliError> {
         say(&format!("{text}\n"))?;
     } else {
         say(&print(&document, &args.out))?;
+    }
+    // The file that was written is read as the planner will read it.
+    let path = args.out.join("qualification.json");
+    let text = std::fs::read_to_string(&path).map_err(|error| CliError::Output(format!("{}: {error}", path.display())))?;
+    if let Err(error) = Calibration::parse(&path, &text, &document.calibration.identity) {
+        eprintln!("uhr-edge: no deadline can be kept against this calibration: {error}");
     }
     if document.met() { Ok(()) } else { Err(CliError::NotQualified) }
 }

@@ -8,6 +8,7 @@ mod device;
 mod manifest;
 mod policy;
 mod profile;
+mod serve;
 mod spec;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub use device::{Device, LadderStep, Qualification, Thermal};
 pub use manifest::{Digest, Language, Manifest, Prompt, Vision};
 pub use policy::{ClusterOn, ClusterRule, ImportanceRows, Keep, POLICIES, Padding, Policy, Start, Stop};
 pub use profile::{Bands, Birch, Compression, EngineKind, Engines, FrameLimits, Profile, Shim, TokenLimits};
+pub use serve::{JournalSettings, LogLevel, Serve};
 pub use spec::{FOUR_BITS, Model, Networks, Spec};
 
 use crate::units::Tokens;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::config::device::{QualificationFile, ThermalFile};
-use crate::config::{Budget, ConfigError, Device, LadderStep, PRESETS, Qualification, Thermal, parse};
+use crate::config::serve::{JournalFile, ServeFile};
+use crate::config::{Budget, ConfigError, Device, JournalSettings, LadderStep, PRESETS, Qualification, Serve, Thermal, parse};
 use crate::units::{Bytes, Px, Tokens};
 
 /// Profiles that a lone binary knows: name and text.
@@ -35,6 +36,8 @@ pub struct Profile {
     /// What a question gives way to, richest first.
     pub ladder: Vec<LadderStep>,
     pub qualification: Qualification,
+    pub serve: Serve,
+    pub journal: JournalSettings,
 }
 
 /// The largest frame a profile admits, and how many it holds at once.
@@ -161,6 +164,10 @@ struct ProfileFile {
     ladder: Vec<LadderStep>,
     #[serde(default)]
     qualification: QualificationFile,
+    #[serde(default)]
+    serve: ServeFile,
+    #[serde(default)]
+    journal: JournalFile,
 }
 
 #[derive(Deserialize)]
@@ -326,6 +333,8 @@ impl Profile {
         };
         file.device.check().map_err(refused)?;
         let qualification = file.qualification.check().map_err(refused)?;
+        let serve = file.serve.check().map_err(refused)?;
+        let journal = file.journal.check().map_err(refused)?;
         let thermal = file.thermal.map(|thermal| thermal.check()).transpose().map_err(refused)?;
         Ok(Self {
             memory_limit: Bytes(file.memory.limit_mib << 20),
@@ -356,6 +365,8 @@ impl Profile {
             thermal,
             ladder: file.ladder,
             qualification,
+            serve,
+            journal,
             name: file.name,
         })
     }
@@ -400,6 +411,10 @@ mod tests {
                 "[thermal]\nslow-from-c = 90\nslowest-at-c = 80\nslowdown = 2\n[device]",
                 "thermal.slowest-at-c = 80: wanted more",
             ),
+            ("[device]", "[serve]\nhttp = \"8080\"\n[device]", "serve.http = 8080: wanted ADDRESS:PORT"),
+            ("[device]", "[serve]\nqueue = 0\n[device]", "serve.queue = 0: wanted 1 to 1024"),
+            ("[device]", "[serve]\nports = 1\n[device]", "unknown field `ports`"),
+            ("[device]", "[journal]\nmax-mib = 1\n[device]", "journal.max-mib = 1: wanted 2 to 1048576"),
             ("[device]", "[[ladder]]\nbudget = \"some\"\n[device]", "budget \"some\": wanted onboard"),
             ("[device]", "[[ladder]]\nbudget = \"onboard\"\nencode-tiles = 0\n[device]", "ladder.encode-tiles = 0: wanted 1"),
         ];

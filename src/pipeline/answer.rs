@@ -1,8 +1,9 @@
 //! Once a question: importance, selection, merge, prefill, greedy decoding.
 
+use std::sync::Arc;
+
 use crate::arena::{FrameLease, TokenSpan};
-use crate::compress::{Mode, Selector};
-use crate::config::Budget;
+use crate::compress::{Selector, clusters};
 use crate::engine::decoder::argmax;
 use crate::engine::{DecoderError, Segment};
 use crate::geometry::{Rect, ViewLayout};
@@ -12,11 +13,19 @@ use crate::pipeline::{Answer, Finish, Frame, Pipeline, PipelineError, PromptIds,
 use crate::planner::{Boundary, Job, MAX_FRAMES, Plan, PlannerError, Stage, is_coarse};
 use crate::units::{Millis, Tokens};
 
-/// One question.
-#[derive(Clone, Debug)]
-pub struct Question {
-    pub prompt: PromptIds,
-    pub mode: Mode,
+/// What an answer tells while it is made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Told<'a> {
+    /// A stage begins.
+    Stage(Stage),
+    /// The whole text so far. Where time ends an answer inside a word, the answer itself has less.
+    Text(&'a str),
+}
+
+/// As [`Told`], in token ids: nothing is allocated for it.
+enum Heard<'a> {
+    Stage(Stage),
+    Ids(&'a [u32]),
 }
 
 /// Token ids of an answer.
@@ -30,19 +39,33 @@ struct Made {
 }
 
 impl Pipeline {
-    /// Answers `question` on `frames`, which its tokens show in their order, as `plan` has it; between stages the plan may step down. `ingest`: the
-    /// times of the frames' ingest, where this question paid for it.
+    /// Answers the question of `prompt` on `frames`, which its tokens show in their order, as `plan` has it; between stages the plan may step down. `ingest`: the
+    /// times of the frames' ingest, where this question paid for it. `told`: what comes of it, as it comes.
+    ///
+    /// # Errors
+    /// As [`Self::answer_tokens`]; token ids that the tokenizer has no text for.
     pub fn answer(
         &mut self,
         frames: &[&Frame],
-        question: &Question,
+        prompt: &PromptIds,
         plan: &mut Plan,
         ingest: Option<Spent>,
+        told: &mut dyn FnMut(Told<'_>),
     ) -> Result<(Answer, Spent), PipelineError> {
         let begun = self.clock.now();
         let mut ids = vec![0; plan.rung().step.max_new.get()];
         let mut own = Spent::default();
-        let mut made = self.answer_ids(frames, question, plan, &mut ids, &mut own)?;
+        let tokenizer = Arc::clone(&self.engines.tokenizer);
+        let mut hear = |heard: Heard<'_>| match heard {
+            Heard::Stage(stage) => told(Told::Stage(stage)),
+            // Half of a character is shown when its other half is there.
+            Heard::Ids(ids) => {
+                if let Ok(text) = tokenizer.decode(ids) {
+                    told(Told::Text(text.trim_end_matches('\u{fffd}')));
+                }
+            }
+        };
+        let mut made = self.answer_ids(frames, prompt, plan, &mut ids, &mut own, &mut hear)?;
         let text = self.text(&ids[..made.len], made.next)?;
         let now = self.clock.now();
         if plan.deadline.is_some_and(|deadline| now - plan.started > deadline) {
@@ -55,7 +78,7 @@ impl Pipeline {
         let ingested = paid.measured.total();
         let stages =
             Stages { total: (ingested + (now - begun)).0, first_token: (ingested + made.first_token).0, ..Stages::of(&spent.measured) };
-        let receipt = self.receipt(frames, question, plan, stages)?;
+        let receipt = self.receipt(frames, prompt, plan, stages)?;
         Ok((Answer { text, choice: None, choices: Vec::new(), margin: None, finish: made.finish, receipt }, spent))
     }
 
@@ -67,39 +90,40 @@ impl Pipeline {
     pub fn answer_tokens(
         &mut self,
         frames: &[&Frame],
-        question: &Question,
+        prompt: &PromptIds,
         plan: &mut Plan,
         out: &mut [u32],
     ) -> Result<(usize, Finish), PipelineError> {
-        self.answer_ids(frames, question, plan, out, &mut Spent::default()).map(|made| (made.len, made.finish))
+        self.answer_ids(frames, prompt, plan, out, &mut Spent::default(), &mut |_| ()).map(|made| (made.len, made.finish))
     }
 
     fn answer_ids(
         &mut self,
         frames: &[&Frame],
-        question: &Question,
+        prompt: &PromptIds,
         plan: &mut Plan,
         out: &mut [u32],
         spent: &mut Spent,
+        hear: &mut dyn FnMut(Heard<'_>),
     ) -> Result<Made, PipelineError> {
         let allowed = self.profile.frame.slots.min(MAX_FRAMES);
-        if frames.is_empty() || frames.len() > allowed || frames.len() != plan.rung().per_frame.len() {
+        if frames.is_empty() || frames.len() > allowed || frames.len() != plan.rung().frames.len() {
             return Err(PlannerError::Frames { wanted: frames.len(), allowed }.into());
         }
         // What gave nothing at ingest was not encoded.
-        for (frame, budget) in frames.iter().zip(&plan.rung().per_frame) {
+        for (frame, share) in frames.iter().zip(&plan.rung().frames) {
             let layout = self.slots.get(frame.lease)?.layout()?;
             for view in layout.present() {
-                let (view, wanted) = (view.id, budget.per_view()[view.id.index()]);
+                let (view, wanted) = (view.id, share.budget.per_view()[view.id.index()]);
                 let coarse = is_coarse(view, layout.views().len());
                 if wanted.0 > 0 && frame.tiles_encoded[view.index()] == 0 && (coarse || !frame.lazy) {
                     return Err(PlannerError::Unseen { view, wanted }.into());
                 }
             }
         }
-        let wanted: Tokens = plan.rung().per_frame.iter().map(Budget::total).sum();
+        let wanted: Tokens = plan.rung().frames.iter().map(|share| share.budget.total()).sum();
         let span = self.tokens.lend(wanted)?;
-        let generated = self.generate(frames, question, plan, span, out, spent);
+        let generated = self.generate(frames, prompt, plan, span, (out, spent, hear));
         self.tokens.release(span)?;
         generated
     }
@@ -107,41 +131,45 @@ impl Pipeline {
     fn generate(
         &mut self,
         frames: &[&Frame],
-        question: &Question,
+        prompt: &PromptIds,
         plan: &mut Plan,
         span: TokenSpan,
-        out: &mut [u32],
-        spent: &mut Spent,
+        (out, spent, hear): (&mut [u32], &mut Spent, &mut dyn FnMut(Heard<'_>)),
     ) -> Result<Made, PipelineError> {
         let begun = self.clock.now();
         self.chosen.clear();
         for (number, frame) in frames.iter().enumerate() {
-            self.step_down(plan, Boundary::Question(Stage::Anchor));
+            self.step_down(plan, Boundary::Question(number, Stage::Anchor));
+            hear(Heard::Stage(Stage::Anchor));
             let start = self.clock.now();
-            let anchor = self.look(frame.lease, question)?;
+            let anchor = self.look(frame.lease, prompt)?;
             self.passed(spent, Stage::Anchor, start, &Job { anchor, frames: 1, ..Job::default() });
             if frame.lazy {
-                self.step_down(plan, Boundary::Question(Stage::Encode));
+                self.step_down(plan, Boundary::Question(number, Stage::Encode));
+                hear(Heard::Stage(Stage::Encode));
                 let rung = plan.rung();
-                self.see_fine(frame, &rung.per_frame[number], rung.step.encode_tiles, spent)?;
+                self.see_fine(frame, &rung.frames[number].budget, rung.step.encode_tiles, spent)?;
             }
-            self.step_down(plan, Boundary::Question(Stage::Select));
-            self.choose(number, frame, &plan.rung().per_frame[number], question.mode, span, spent)?;
+            self.step_down(plan, Boundary::Question(number, Stage::Select));
+            hear(Heard::Stage(Stage::Select));
+            plan.chose();
+            self.choose(number, frame, &plan.rung().frames[number].budget, plan.mode, span, spent)?;
         }
         let count = self.chosen.entries.len();
         let start = self.clock.now();
         self.refine(span, count)?;
-        let prompt = Tokens::of(count) + question.prompt.tokens();
+        let positions = Tokens::of(count) + prompt.tokens();
         self.passed(spent, Stage::Merge, start, &Job { prompt: Tokens::of(count), ..Job::default() });
-        self.step_down(plan, Boundary::Question(Stage::Prefill));
+        hear(Heard::Stage(Stage::Prefill));
         let start = self.clock.now();
         let hidden = self.engines.decoder.shape().hidden;
         let rows = &self.tokens.rows(span)?[..count * hidden];
-        let ids = &question.prompt;
+        let ids = prompt;
         let segments = [Segment::Ids(&ids.before), Segment::Rows(rows), Segment::Ids(&ids.after)];
         self.engines.decoder.prefill(&mut self.kv, &segments)?;
-        self.passed(spent, Stage::Prefill, start, &Job { prompt, ..Job::default() });
+        self.passed(spent, Stage::Prefill, start, &Job { prompt: positions, ..Job::default() });
         let first_token = self.clock.now() - begun;
+        // From here on only the answer's length can give way.
         let most = out.len().min(plan.rung().step.max_new.get());
         let mut made = Made { len: 0, finish: Finish::Length, next: None, first_token };
         // The steps of one answer are one stage to those who predict it, and each of them to a clock that lets time pass.
@@ -159,9 +187,10 @@ impl Pipeline {
             }
             out[made.len] = token;
             made.len += 1;
+            hear(Heard::Ids(&out[..made.len]));
             if made.len < most {
                 self.engines.decoder.step(&mut self.kv, token)?;
-                let context = prompt + Tokens::of(made.len);
+                let context = positions + Tokens::of(made.len);
                 self.passed(spent, Stage::Generate, start, &Job { prompt: context, steps: Tokens(1), ..Job::default() });
                 start = self.clock.now();
             }
@@ -184,13 +213,12 @@ impl Pipeline {
 
     /// Importance over the whole anchor grid. Masked tokens, which alignment may touch at the content's edge, take that of the nearest unmasked one.
     /// How many positions were looked at.
-    fn look(&mut self, lease: FrameLease, question: &Question) -> Result<Tokens, PipelineError> {
+    fn look(&mut self, lease: FrameLease, prompt: &PromptIds) -> Result<Tokens, PipelineError> {
         let slot = self.slots.get(lease)?;
         let layout = slot.layout()?;
         let view = &layout.views()[0];
         let hidden = self.engines.decoder.shape().hidden;
         let open = view.unmasked_tokens().get();
-        let prompt = &question.prompt;
         let rows = &slot.anchor[..open * hidden];
         let segments = [Segment::Ids(&prompt.before), Segment::Rows(rows), Segment::Ids(&prompt.after)];
         let seen = &mut self.seen_scores[..open];
@@ -207,10 +235,10 @@ impl Pipeline {
             let nearest = y.clamp(lines.start, lines.end - 1) * side + x.clamp(columns.start, columns.end - 1);
             self.anchor_scores[y * side + x] = self.anchor_scores[nearest];
         }
-        Ok(Tokens::of(open) + question.prompt.tokens())
+        Ok(Tokens::of(open) + prompt.tokens())
     }
 
-    fn receipt(&self, frames: &[&Frame], question: &Question, plan: &Plan, stages_ms: Stages) -> Result<Receipt, PipelineError> {
+    fn receipt(&self, frames: &[&Frame], prompt: &PromptIds, plan: &Plan, stages_ms: Stages) -> Result<Receipt, PipelineError> {
         let engines = &self.engines;
         let mut receipt = Receipt {
             model: self.model_id(),
@@ -223,7 +251,7 @@ impl Pipeline {
             },
             seed: self.profile.compression.seed,
             policy: self.manifest.policy.name.clone(),
-            mode: question.mode,
+            mode: plan.mode,
             select: frames.first().map(|frame| frame.selector).unwrap_or_default(),
             clusters: self.profile.compression.clusters,
             cluster_dim: self.profile.compression.cluster_dim.filter(|_| self.partition.id() == "kmeans"),
@@ -235,6 +263,8 @@ impl Pipeline {
                 asked: plan.rungs()[0].step.clone(),
                 began: plan.first().step.name.clone(),
                 ended: plan.rung().step.clone(),
+                slowdown: plan.slowdown,
+                unmeasured: plan.first().unmeasured.clone(),
                 deadline_ms: plan.deadline,
                 descents: plan.descents.iter().map(|descent| Descended::new(descent, plan)).collect(),
             },
@@ -242,10 +272,8 @@ impl Pipeline {
             evidence: Vec::new(),
             frames: Vec::new(),
         };
-        if question.prompt.unknown > 0 {
-            receipt
-                .degraded
-                .push(format!("question: {} of its tokens stand for what the model's vocabulary lacks", question.prompt.unknown));
+        if prompt.unknown > 0 {
+            receipt.degraded.push(format!("question: {} of its tokens stand for what the model's vocabulary lacks", prompt.unknown));
         }
         let began = plan.first();
         if began.step.name != plan.rungs()[0].step.name {
@@ -256,13 +284,13 @@ impl Pipeline {
             format!("stepped down from {from} to {to} before {}: {left_ms} left, {needed_ms} needed", before.name())
         }));
         for (number, frame) in frames.iter().enumerate() {
-            self.record(number, frame, frames.len() > 1, &mut receipt)?;
+            self.record(number, frame, plan, &mut receipt)?;
         }
         Ok(receipt)
     }
 
     /// Adds what is to be said of one frame.
-    fn record(&self, number: usize, frame: &Frame, several: bool, receipt: &mut Receipt) -> Result<(), PipelineError> {
+    fn record(&self, number: usize, frame: &Frame, plan: &Plan, receipt: &mut Receipt) -> Result<(), PipelineError> {
         let layout = self.slots.get(frame.lease)?.layout()?;
         let count = |len: usize| Tokens::of(len).0;
         let views = layout.views();
@@ -278,7 +306,7 @@ impl Pipeline {
         receipt.budget.per_view.extend(views.iter().map(|view: &ViewLayout| {
             let at = view.id.index();
             let chosen = of[at];
-            let lazy = frame.lazy && !is_coarse(view.id, views.len()) && !view.dropped;
+            let lazy = frame.lazy && !is_coarse(view.id, views.len()) && !view.dropped && chosen.budget.0 > 0;
             let encoded = if lazy { looked_at(view, slot.view_tiles(at).1) } else { frame.tiles_encoded[at] };
             let skipped = if lazy { count(view.encoded_tile_count()) - encoded } else { 0 };
             ViewUse {
@@ -304,8 +332,8 @@ impl Pipeline {
         });
         let upscaled = layout.present().filter(|view| layout.upscaled(view));
         let upscaled = upscaled.map(|view| format!("view {} upscaled from {longer}", view.side));
-        let source = frame.source.dropped.iter().cloned();
-        let of = if several { format!("frame {}: ", number + 1) } else { String::new() };
+        let source = frame.source.dropped.iter().cloned().chain(self.fewer_regions(number, frame, plan)?);
+        let of = if plan.rung().frames.len() > 1 { format!("frame {}: ", number + 1) } else { String::new() };
         receipt.degraded.extend(source.chain(dropped).chain(upscaled).map(|what| format!("{of}{what}")));
         receipt.evidence.extend(located(self.evidence(number, layout), &frame.source));
         receipt.frames.push(FrameRecord {
@@ -316,6 +344,29 @@ impl Pipeline {
             geotag: frame.source.geotag.clone(),
         });
         Ok(())
+    }
+}
+
+impl Pipeline {
+    /// Views whose regions, made when the frame came, are fewer than the question's own budget would have them.
+    fn fewer_regions(&self, number: usize, frame: &Frame, plan: &Plan) -> Result<Vec<String>, PipelineError> {
+        if frame.selector != Selector::UhrBat || self.maps.is_some() {
+            return Ok(Vec::new());
+        }
+        let (rule, most) = (self.manifest.policy.clusters, self.profile.compression.clusters);
+        let asked = &plan.rungs()[0].frames[number].budget;
+        let views = self.slots.get(frame.lease)?.layout()?.views();
+        let fewer = views.iter().zip(asked.per_view()).zip(&frame.clusters).filter_map(|((view, budget), &made)| {
+            let wanted = clusters(rule, most, *budget);
+            let less = made > 0 && budget.0 > 0 && made < wanted;
+            less.then(|| {
+                format!(
+                    "view {}: its regions were made for {made} clusters when the frame came, this budget would have {wanted}",
+                    view.side
+                )
+            })
+        });
+        Ok(fewer.collect())
     }
 }
 
@@ -338,10 +389,9 @@ fn looked_at(view: &ViewLayout, shown: &[bool]) -> u32 {
 
 /// A stage's predicted times, and their sum, under the rung that the plan began with. Empty without a calibration.
 fn predicted(plan: &Plan) -> serde_json::Map<String, serde_json::Value> {
-    let rung = plan.first();
-    let (Some(ingest), Some(question)) = (rung.ingest.bound, rung.question.bound) else { return serde_json::Map::new() };
-    let (p50, bound) = (rung.ingest.p50 + rung.question.p50, ingest + question);
-    let pair = |p50: Millis, bound: Millis| serde_json::json!({"p50": p50, "p99": bound});
+    let predicted = plan.predicted();
+    let (p50, Some(bound)) = (predicted.p50, predicted.bound) else { return serde_json::Map::new() };
+    let pair = |p50: Millis, bound: Millis| serde_json::json!({"p50": p50 * plan.slowdown, "p99": bound * plan.slowdown});
     let stages = Stage::ALL.into_iter().map(|stage| (stage.name().to_owned(), pair(p50.get(stage), bound.get(stage))));
     stages.chain([("total".to_owned(), pair(p50.total(), bound.total()))]).collect()
 }

@@ -92,6 +92,11 @@ impl Pipeline {
                 continue;
             }
             let anew = self.cover_anew(frame, &view, mode, allowed)?;
+            if anew.is_some() {
+                let clustered = (view.unmasked_tokens().get() * allowed.get()) as u64;
+                self.passed(spent, Stage::Regions, begun, &Job { clustered, ..Job::default() });
+            }
+            let begun = self.clock.now();
             self.select_view(place, frame, &view, mode, allowed, anew)?;
             let candidates = view.unmasked_tokens();
             self.passed(spent, Stage::Select, begun, &Job { candidates, ..Job::default() });

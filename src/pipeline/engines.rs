@@ -29,7 +29,7 @@ pub struct Engines {
     pub encoder: Box<dyn VisionEncoder>,
     pub projector: Box<dyn Projector>,
     pub decoder: Box<dyn Decoder>,
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     pub positions: Option<Positions>,
     /// Over the selected tokens, where the model has it: `[n,d]` → `[n,d]`.
     pub selected_token_mlp: Option<Box<dyn Projector>>,
@@ -58,7 +58,7 @@ impl Engines {
         let made_up = matches!(profile.engines.language, EngineKind::Scripted | EngineKind::Tensorrt);
         let decoder: Box<dyn Decoder> = match profile.engines.language {
             EngineKind::Scripted | EngineKind::Tensorrt => {
-                let tokenizer = Tokenizer::load(&manifest.language.tokenizer, SCRIPTED.vocab)?;
+                let tokenizer = Arc::new(Tokenizer::load(&manifest.language.tokenizer, SCRIPTED.vocab)?);
                 let stop = tokenizer.id(&manifest.language.stop[0])?;
                 let shape = DecoderShape { layers: manifest.language.interface_layer, vocab: tokenizer.len(), ..SCRIPTED };
                 match &device {
@@ -72,7 +72,7 @@ impl Engines {
             _ => Box::new(Llama::load(&manifest.language.decoder, planner::positions(profile, manifest), Arc::clone(&pool))?),
         };
         let (hidden, layers, context) = (decoder.shape().hidden, decoder.shape().layers, decoder.shape().context);
-        let tokenizer = Tokenizer::load(&manifest.language.tokenizer, decoder.shape().vocab)?;
+        let tokenizer = Arc::new(Tokenizer::load(&manifest.language.tokenizer, decoder.shape().vocab)?);
         let stop = manifest.language.stop.iter().map(|token| tokenizer.id(token)).collect::<Result<Vec<_>, _>>()?;
         if manifest.language.interface_layer > layers {
             return Err(crate::engine::DecoderError::Layer { found: manifest.language.interface_layer, layers }.into());

@@ -11,7 +11,7 @@ use crate::geometry::{Coordinates, Layout, TokenOrder, ViewLayout};
 use crate::imaging::FrameSource;
 use crate::pipeline::maps::Framed;
 use crate::pipeline::{Pipeline, PipelineError, Spent};
-use crate::planner::{self, Boundary, Job, Plan, Stage};
+use crate::planner::{self, Boundary, Cached, Job, Plan, Stage};
 use crate::units::{Px, Tiles, Tokens, ViewId};
 
 /// A frame in its slot, and what its receipt says of it.
@@ -26,6 +26,8 @@ pub struct Frame {
     /// Fine tiles are encoded as questions want them.
     pub lazy: bool,
     pub selector: Selector,
+    /// Most clusters of each view when its regions were made; 0 of a view without them.
+    pub clusters: Vec<usize>,
 }
 
 /// Tokens of padding and of tiles that aren't `shown` masked, the others without a label. How many those are.
@@ -59,18 +61,19 @@ impl Pipeline {
     ) -> Result<(Frame, Spent), PipelineError> {
         let mut spent = Spent::default();
         let layout = self.lay_out(&source)?;
-        let (_, moved) = planner::place(&plan.rung().per_frame[number], &layout);
+        self.step_down(plan, Boundary::Ingest(number, Stage::Decode));
+        let (_, moved) = planner::place(&plan.rung().frames[number].budget, &layout);
         let lease = self.slots.take();
         let missing = self.fill(lease, &source, &layout, &mut spent, &mut |done| progress("views", done))?;
         let layout = layout.without(source.last_rows(), missing);
         if missing.0 > 0 {
             source.dropped.push(format!("the file ends early: {} of {} rows are missing and were masked", missing.0, source.stored.1.0));
         }
-        self.step_down(plan, Boundary::Ingest(Stage::Encode));
+        self.step_down(plan, Boundary::Ingest(number, Stage::Encode));
         let rung = plan.rung();
-        let placed = rung.per_frame[number].clone();
+        let placed = rung.frames[number].budget.clone();
         let lazy = planner::lazy_tiles(&layout, &placed, rung.step.encode_tiles)?.is_some();
-        plan.whole = !lazy && (number == 0 || plan.whole);
+        plan.takes_in(number, if lazy { Cached::Coarse } else { Cached::Whole });
         let views = layout.views().len();
         let wanted = |view: ViewId| view == ViewId::ANCHOR || placed.per_view()[view.index()].0 > 0;
         let now = |view: ViewId| wanted(view) && (!lazy || planner::is_coarse(view, views));
@@ -95,8 +98,8 @@ impl Pipeline {
         }
         self.project_anchor(lease, &layout)?;
         self.passed(&mut spent, Stage::Encode, begun, &Job { tiles: Tiles(Tokens::of(all).0), ..Job::default() });
-        self.step_down(plan, Boundary::Ingest(Stage::Regions));
-        let placed = plan.rung().per_frame[number].clone();
+        self.step_down(plan, Boundary::Ingest(number, Stage::Regions));
+        let placed = plan.rung().frames[number].budget.clone();
         let selector = plan.selector;
         let (rule, most) = (self.manifest.policy.clusters, self.profile.compression.clusters);
         let begun = self.clock.now();
@@ -110,16 +113,16 @@ impl Pipeline {
             let framed = Framed { layout: &layout, pyramid: &self.pyramid, shape: &self.manifest.vision.shape, clusters: &count };
             maps.label(&framed, &limits, &mut self.engines, &mut self.slots.get_mut(lease)?.labels)?;
         }
-        let mut products = 0;
+        let (mut products, mut made) = (0, vec![0; views]);
         for view in layout.present().filter(|view| placed.per_view()[view.id.index()].0 > 0 && now(view.id)) {
             let at = view.id.index();
             progress("regions", at as f64 / views as f64);
-            let most = clusters(rule, most, placed.per_view()[at]);
-            products += self.regions(lease, view, selector, most)?;
+            made[at] = clusters(rule, most, placed.per_view()[at]);
+            products += self.regions(lease, view, selector, made[at])?;
         }
         self.passed(&mut spent, Stage::Regions, begun, &Job { clustered: products, ..Job::default() });
         self.slots.get_mut(lease)?.layout = Some(layout);
-        Ok((Frame { lease, source, moved, tiles_encoded, lazy, selector }, spent))
+        Ok((Frame { lease, source, moved, tiles_encoded, lazy, selector, clusters: made }, spent))
     }
 
     /// Where a frame lies in the views.

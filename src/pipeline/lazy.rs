@@ -9,7 +9,7 @@ use crate::config::Budget;
 use crate::geometry::ViewLayout;
 use crate::pipeline::{Frame, Pipeline, PipelineError, Spent};
 use crate::planner::{self, Job, Stage};
-use crate::units::{Tiles, Tokens};
+use crate::units::{Millis, Tiles, Tokens};
 
 impl Pipeline {
     /// Encodes what a question wants of a frame's fine views and isn't there, and makes their regions over what it looks at. `budget`: of the frame,
@@ -29,7 +29,7 @@ impl Pipeline {
         }
         let best: Vec<RankedTile> = self.tile_rank.best(most).to_vec();
         let mut products = 0;
-        let (begun, mut new) = (self.clock.now(), 0);
+        let (mut encoding, mut new) = (Millis::ZERO, 0);
         let mut changed = Vec::with_capacity(fine.len());
         for view in &fine {
             let at = view.id.index();
@@ -38,10 +38,15 @@ impl Pipeline {
             let encoded = self.slots.get(frame.lease)?.view_tiles(at).0;
             let missing: Vec<u32> = chosen.iter().copied().filter(|&tile| !encoded[tile as usize]).collect();
             if !missing.is_empty() && self.pictured != Some(frame.lease) {
+                let begun = self.clock.now();
                 frame.source.unchanged()?;
+                let job = Job { digested: u64::from(layout.width.0) * u64::from(layout.height.0), ..Job::default() };
+                self.passed(spent, Stage::Decode, begun, &job);
                 self.fill(frame.lease, &frame.source, &layout, spent, &mut |_| ())?;
             }
+            let begun = self.clock.now();
             self.encode_tiles(frame.lease, view, &missing, &mut |_| ())?;
+            encoding += self.clock.now() - begun;
             new += missing.len();
             // Regions stand from an earlier question only where that looked at the same tiles and had as large a budget.
             let most = clusters(self.manifest.policy.clusters, self.profile.compression.clusters, budget.per_view()[at]);
@@ -52,7 +57,7 @@ impl Pipeline {
             }
             changed.push((*view, *clustered != Some(most), most));
         }
-        self.passed(spent, Stage::Encode, begun, &Job { tiles: Tiles(Tokens::of(new).0), ..Job::default() });
+        self.passed_in(spent, Stage::Encode, encoding, &Job { tiles: Tiles(Tokens::of(new).0), ..Job::default() });
         let begun = self.clock.now();
         for (view, _, most) in changed.into_iter().filter(|(_, changed, _)| *changed) {
             products += self.regions(frame.lease, view, frame.selector, most)?;

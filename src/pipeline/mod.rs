@@ -19,7 +19,7 @@ mod prompt;
 mod receipt;
 mod shown;
 
-pub use answer::Question;
+pub use answer::Told;
 pub use clock::{Clock, Monotonic};
 pub use engines::Engines;
 pub use ingest::Frame;

@@ -1,12 +1,14 @@
 //! Plans of questions, and the times that stages took beside those they were planned for.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::compress::{Mode, Selector};
 use crate::config::Budget;
+use crate::geometry::Layout;
 use crate::imaging::FrameSource;
 use crate::pipeline::{Clock, Frame, Pipeline, PipelineError, PromptIds, Senses};
-use crate::planner::{self, Asked, Boundary, Cached, Calibration, Costs, Identity, Job, Plan, PlannerError, Stage, StageTimes};
+use crate::planner::{self, Asked, Boundary, Cached, Calibration, Costs, Held, Identity, Job, Plan, PlannerError, Stage, StageTimes};
 use crate::units::{Millis, Tiles, Tokens};
 
 /// What a question asks for beside its text.
@@ -34,6 +36,8 @@ pub struct Spent {
     pub candidates: Tokens,
     pub projected: Tokens,
     pub steps: Tokens,
+    /// The decoder's longest.
+    pub longest_step: Millis,
 }
 
 impl std::ops::AddAssign for Spent {
@@ -44,6 +48,7 @@ impl std::ops::AddAssign for Spent {
         self.candidates += other.candidates;
         self.projected += other.projected;
         self.steps += other.steps;
+        self.longest_step = self.longest_step.max(other.longest_step);
     }
 }
 
@@ -98,26 +103,38 @@ impl Pipeline {
     /// # Errors
     /// What is over a limit, or a deadline that nothing on the ladder would keep.
     pub fn plan_first(&self, sources: &[FrameSource], prompt: &PromptIds, request: &Request) -> Result<Plan, PipelineError> {
-        self.plan(sources.iter(), Cached::Nothing, prompt, request)
+        let held = Held { reread: sources.len() > 1, ..Held::default() };
+        let frames = sources.iter().map(|source| Ok((self.lay_out(source)?, held.clone())));
+        self.plan(frames.collect::<Result<_, PipelineError>>()?, prompt, request)
     }
 
     /// Plans a question on frames that are in their slots.
     ///
     /// # Errors
-    /// As [`Self::plan_first`].
+    /// As [`Self::plan_first`]; a stale frame.
     pub fn plan_again(&self, frames: &[&Frame], prompt: &PromptIds, request: &Request) -> Result<Plan, PipelineError> {
-        let cached = if frames.iter().any(|frame| frame.lazy) { Cached::Coarse } else { Cached::Whole };
-        self.plan(frames.iter().map(|frame| &frame.source), cached, prompt, request)
+        let held = |frame: &&Frame| {
+            let slot = self.slots.get(frame.lease)?;
+            let cached = if frame.lazy { Cached::Coarse } else { Cached::Whole };
+            let reread = frames.len() > 1 || self.pictured != Some(frame.lease);
+            Ok((slot.layout()?.clone(), Held { cached, reread, regions: slot.regions.clone() }))
+        };
+        self.plan(frames.iter().map(held).collect::<Result<_, PipelineError>>()?, prompt, request)
     }
 
-    fn plan<'a>(
-        &self,
-        sources: impl Iterator<Item = &'a FrameSource>,
-        cached: Cached,
-        prompt: &PromptIds,
-        request: &Request,
-    ) -> Result<Plan, PipelineError> {
-        let layouts = sources.map(|source| self.lay_out(source)).collect::<Result<Vec<_>, _>>()?;
+    /// Plans the ingest of a frame that nobody has asked about yet: all of its views, with as many regions as the profile's default budget has them.
+    ///
+    /// # Errors
+    /// A frame without pixels.
+    pub fn plan_capture(&self, source: &FrameSource) -> Result<Plan, PipelineError> {
+        let layout = self.lay_out(source)?;
+        let budget = planner::capture_budget(&self.profile, &self.manifest)?;
+        let rung = planner::capture(&self.profile, &self.manifest, &self.costs, &layout, budget)?;
+        Ok(Plan::new(vec![rung], vec![Cached::Nothing], None, self.slowdown(), self.clock.now())?)
+    }
+
+    fn plan(&self, frames: Vec<(Layout, Held)>, prompt: &PromptIds, request: &Request) -> Result<Plan, PipelineError> {
+        let (layouts, held): (Vec<Layout>, Vec<Held>) = frames.into_iter().unzip();
         let (wanted, allowed) = (layouts.len(), self.profile.frame.slots.min(planner::MAX_FRAMES));
         if layouts.is_empty() || wanted > allowed {
             return Err(PlannerError::Frames { wanted, allowed }.into());
@@ -125,18 +142,35 @@ impl Pipeline {
         if request.encode_tiles.is_some() && !self.partition.clusters() {
             return Err(PlannerError::EncodeMap { found: self.partition.id().to_owned() }.into());
         }
+        let costs = self.costs_now(request.deadline.is_some())?;
+        let cached: Vec<Cached> = held.iter().map(|frame| frame.cached).collect();
         let asked = Asked {
             step: planner::asked(request.budget.clone(), request.encode_tiles, request.max_new),
             selector: request.selector,
             mode: request.mode,
             text: prompt.tokens(),
-            cached,
+            frames: held,
             lazy: self.partition.clusters(),
         };
-        let rungs = planner::rungs(&self.profile, &self.manifest, &self.costs, &layouts, &asked)?;
-        let mut plan = Plan::new(rungs, request.deadline, self.slowdown(), self.clock.now())?;
-        (plan.selector, plan.whole) = (request.selector, cached == Cached::Whole);
+        let rungs = planner::rungs(&self.profile, &self.manifest, &costs, &layouts, &asked)?;
+        let mut plan = Plan::new(rungs, cached, request.deadline, self.slowdown(), self.clock.now())?;
+        (plan.selector, plan.mode) = (request.selector, request.mode);
         Ok(plan)
+    }
+
+    /// The costs that hold in the board's power mode: a calibration is of one. In another, or in none that the board tells, a question with a deadline is
+    /// refused, and one without goes unpredicted.
+    fn costs_now(&self, deadline: bool) -> Result<Cow<'_, Costs>, PlannerError> {
+        let Some(wanted) = self.costs.calibration.as_ref().map(|calibration| &calibration.identity.power_mode) else {
+            return Ok(Cow::Borrowed(&self.costs));
+        };
+        let found = (self.senses)().power_mode;
+        let named = |mode: &Option<String>| mode.clone().unwrap_or_else(|| "none".into());
+        match (*wanted == found, deadline) {
+            (true, _) => Ok(Cow::Borrowed(&self.costs)),
+            (false, true) => Err(PlannerError::PowerMode { wanted: named(wanted), found: named(&found) }),
+            (false, false) => Ok(Cow::Owned(Costs { model: self.costs.model.clone(), calibration: None })),
+        }
     }
 
     /// How much slower than calibrated the device is by its readings.
@@ -165,7 +199,11 @@ impl Pipeline {
         spent.candidates += job.candidates;
         spent.projected += job.projected;
         spent.steps += job.steps;
+        let measured = self.clock.passed(stage, measured, nominal);
+        if job.steps.0 > 0 {
+            spent.longest_step = spent.longest_step.max(measured);
+        }
         spent.nominal.add(stage, nominal);
-        spent.measured.add(stage, self.clock.passed(stage, measured, nominal));
+        spent.measured.add(stage, measured);
     }
 }

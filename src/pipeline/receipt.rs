@@ -58,7 +58,7 @@ pub struct Receipt {
     pub degraded: Vec<String>,
     pub stages_ms: Stages,
     /// Of each stage and in all, under the step that the work began with: `p50`, and the calibration's bound as `p99` (of stages at ingest it is that
-    /// on the 95th percentile). Empty without a calibration of the device.
+    /// on the 95th percentile), at the device's temperature. Empty without a calibration of the device in its power mode.
     pub predicted_ms: serde_json::Map<String, serde_json::Value>,
     pub plan: Planned,
     pub memory: Memory,
@@ -74,6 +74,10 @@ pub struct Planned {
     pub began: String,
     /// The step in force at the end.
     pub ended: Step,
+    /// How much slower than calibrated the device was taken to be, by its temperature; predictions reckon with it.
+    pub slowdown: f64,
+    /// Stages whose work here is outside of what the calibration has measured; predictions of them are in proportion to the nearest that was.
+    pub unmeasured: Vec<Stage>,
     /// From the plan to the answer; null: none.
     pub deadline_ms: Option<Millis>,
     pub descents: Vec<Descended>,

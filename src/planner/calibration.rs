@@ -14,6 +14,8 @@ use crate::units::Millis;
 
 /// The one format of the document.
 const FORMAT: u32 = 1;
+/// How far beyond what was measured a size may be and still count as measured.
+const NEARLY: f64 = 1.1;
 /// How sure a bound is.
 pub const CONFIDENCE: f64 = 0.95;
 
@@ -50,9 +52,9 @@ pub struct Fit {
     pub base_ms: f64,
     /// Measured time a nominal millisecond.
     pub factor: f64,
-    /// The bound on the percentile of measured time over `p50`.
+    /// The bound on the percentile of measured time over `p50`: the largest of the steps' own.
     pub bound_ratio: f64,
-    /// Measurements that it rests on.
+    /// Measurements that it rests on: of the step with the fewest.
     pub n: usize,
     /// Nominal times that were seen.
     pub from_ms: f64,
@@ -60,9 +62,14 @@ pub struct Fit {
 }
 
 impl Fit {
+    /// On the line within what was seen; beyond it in proportion to the largest that was, and never below the smallest.
     #[must_use]
     pub fn p50(&self, nominal: Millis) -> Millis {
-        Millis(self.base_ms) + nominal * self.factor
+        let line = |nominal: f64| Millis(self.base_ms + nominal * self.factor);
+        match nominal.0 {
+            more if more > self.to_ms && self.to_ms > 0.0 => line(self.to_ms) * (more / self.to_ms),
+            less => line(less.max(self.from_ms)),
+        }
     }
 
     #[must_use]
@@ -70,10 +77,18 @@ impl Fit {
         self.p50(nominal) * self.bound_ratio
     }
 
-    /// Of (nominal, measured) pairs: the line through medians (Theil and Sen: the median of slopes, never below 0), and the bound on the
-    /// `percentile` of what measured times are above it. `None` of no pairs.
+    /// Whether work of that size was measured, or nearly.
     #[must_use]
-    pub fn new(pairs: &[(Millis, Millis)], percentile: f64) -> Option<Self> {
+    pub fn has_seen(&self, nominal: Millis) -> bool {
+        (self.from_ms / NEARLY..=self.to_ms * NEARLY).contains(&nominal.0)
+    }
+
+    /// Of (nominal, measured) pairs, in groups that were measured alike: the line through the medians of all (Theil and Sen: the median of slopes, never
+    /// below 0), and the largest of the groups' bounds on the `percentile` of what measured times are above it. `n` is that of the smallest group. `None` of
+    /// no pairs.
+    #[must_use]
+    pub fn new(groups: &[Vec<(Millis, Millis)>], percentile: f64) -> Option<Self> {
+        let pairs: Vec<(Millis, Millis)> = groups.iter().flatten().copied().collect();
         let nominal = |pair: &(Millis, Millis)| pair.0.0;
         let (from_ms, to_ms) = (min(pairs.iter().map(nominal))?, -min(pairs.iter().map(|pair| -nominal(pair)))?);
         // Sizes that differ by less than a fifth tell of noise, not of a slope.
@@ -89,9 +104,13 @@ impl Fit {
         if base_ms < 0.0 {
             (base_ms, factor) = (0.0, ratio);
         }
-        let line = Self { base_ms, factor, bound_ratio: 1.0, n: pairs.len(), from_ms, to_ms };
-        let mut over: Vec<f64> = pairs.iter().map(|&(nominal, measured)| measured.0 / line.p50(nominal).0.max(1e-6)).collect();
-        Some(Self { bound_ratio: upper_bound(&mut over, percentile).unwrap_or_else(|| over.iter().copied().fold(1.0, f64::max)), ..line })
+        let n = groups.iter().map(Vec::len).filter(|len| *len > 0).min()?;
+        let line = Self { base_ms, factor, bound_ratio: 1.0, n, from_ms, to_ms };
+        let bounds = groups.iter().filter(|group| !group.is_empty()).map(|group| {
+            let mut over: Vec<f64> = group.iter().map(|&(nominal, measured)| measured.0 / line.p50(nominal).0.max(1e-6)).collect();
+            upper_bound(&mut over, percentile).unwrap_or_else(|| over.iter().copied().fold(1.0, f64::max))
+        });
+        Some(Self { bound_ratio: bounds.fold(1.0, f64::max), ..line })
     }
 }
 
@@ -177,20 +196,45 @@ impl Calibration {
             return Err(format(format!("wanted format {FORMAT}, found {}", document.format)));
         }
         document.identity.matches(wanted, path)?;
+        document.shares().map_err(format)?;
         for stage in Stage::ALL {
-            let fit = document.stages.get(stage.name()).ok_or_else(|| format(format!("wanted a stage {}, found none", stage.name())))?;
+            let few = |found: usize| {
+                let wanted = needed(percentile(stage));
+                let percentile = (percentile(stage) * 100.0).round() as u32;
+                CalibrationError::TooFew { path: path.to_owned(), stage: stage.name().into(), percentile, wanted, found }
+            };
+            let fit = document.stages.get(stage.name()).ok_or_else(|| few(0))?;
             let numbers = [fit.base_ms, fit.factor, fit.bound_ratio, fit.from_ms, fit.to_ms];
             if numbers.iter().any(|number| !number.is_finite() || *number < 0.0) {
                 return Err(format(format!("stage {}: wanted finite numbers of 0 or more, found {numbers:?}", stage.name())));
             }
-            let (percentile, found) = (percentile(stage), fit.n);
-            let wanted = needed(percentile);
-            if found < wanted {
-                let percentile = (percentile * 100.0).round() as u32;
-                return Err(CalibrationError::TooFew { path: path.to_owned(), stage: stage.name().into(), percentile, wanted, found });
+            if fit.bound_ratio < 1.0 || fit.base_ms + fit.factor <= 0.0 || fit.from_ms > fit.to_ms {
+                return Err(format(format!(
+                    "stage {}: wanted a line above 0 and a bound of 1 or more times it, found {fit:?}",
+                    stage.name()
+                )));
+            }
+            if fit.n < needed(percentile(stage)) {
+                return Err(few(fit.n));
             }
         }
         Ok(document)
+    }
+}
+
+impl Calibration {
+    /// Why its numbers beside the stages' can't be, if they can't.
+    fn shares(&self) -> Result<(), String> {
+        for (name, share) in [("projected_share", self.projected_share), ("tiles_share", self.tiles_share)] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(format!("{name}: wanted a share of 0 to 1, found {share}"));
+            }
+        }
+        let counts = [("steps", self.steps), ("step_bound_ms", self.step_bound_ms)];
+        match counts.into_iter().find(|(_, count)| !(count.is_finite() && *count >= 0.0)) {
+            Some((name, found)) => Err(format!("{name}: wanted a number of 0 or more, found {found}")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -208,6 +252,90 @@ impl Identity {
         match parts.into_iter().find(|(_, found, wanted)| found != wanted) {
             Some((what, found, wanted)) => Err(CalibrationError::Other { path: path.to_owned(), what, wanted, found }),
             None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(sizes: impl Iterator<Item = f64>, time: impl Fn(f64) -> f64) -> Vec<(Millis, Millis)> {
+        sizes.map(|size| (Millis(size), Millis(time(size)))).collect()
+    }
+
+    #[test]
+    fn the_line_goes_through_the_medians_and_the_bound_is_the_worst_groups() {
+        let spread = |n: usize| (0..n).map(move |at| 10.0 + 10.0 * at as f64 / n as f64);
+        let steady = pairs(spread(299), |size| 5.0 + 2.0 * size);
+        // One in ten of the second group takes half as long again.
+        let uneven: Vec<_> =
+            steady.iter().enumerate().map(|(at, &(size, time))| (size, if at % 10 == 0 { time * 1.5 } else { time })).collect();
+        let fit = Fit::new(&[steady.clone(), uneven.clone()], 0.99).unwrap();
+        assert!((fit.base_ms - 5.0).abs() < 0.5 && (fit.factor - 2.0).abs() < 0.05 && (fit.bound_ratio - 1.5).abs() < 0.01, "{fit:?}");
+        assert_eq!((fit.n, fit.from_ms), (299, 10.0));
+        // Groups that are too small are held to their largest, and count.
+        let fit = Fit::new(&[steady, uneven[..40].to_vec(), Vec::new()], 0.99).unwrap();
+        assert!(fit.n == 40 && fit.bound_ratio > 1.45, "{fit:?}");
+        assert!(Fit::new(&[], 0.99).is_none() && Fit::new(&[Vec::new()], 0.99).is_none());
+    }
+
+    #[test]
+    fn beyond_what_was_measured_times_grow_in_proportion_and_never_fall() {
+        let fit = Fit { base_ms: 4.0, factor: 2.0, bound_ratio: 1.5, n: 299, from_ms: 3.0, to_ms: 8.0 };
+        let cases = [(3.0, 10.0), (8.0, 20.0), (16.0, 40.0), (1.0, 10.0)];
+        for (nominal, p50) in cases {
+            assert_eq!((fit.p50(Millis(nominal)), fit.bound(Millis(nominal))), (Millis(p50), Millis(p50 * 1.5)), "{nominal}");
+        }
+        assert_eq!([2.8, 8.7, 2.6, 9.0].map(|nominal| fit.has_seen(Millis(nominal))), [true, true, false, false]);
+    }
+
+    #[test]
+    fn bounds_stand_on_enough() {
+        assert_eq!((needed(0.99), needed(0.95)), (299, 59));
+        let mut values: Vec<f64> = (1..=298).map(f64::from).collect();
+        assert_eq!(upper_bound(&mut values, 0.99), None);
+        values.push(0.5);
+        assert_eq!(upper_bound(&mut values, 0.99), Some(298.0));
+    }
+
+    #[test]
+    fn what_cannot_be_is_no_calibration() {
+        let fit = Fit { base_ms: 1.0, factor: 2.0, bound_ratio: 1.5, n: 299, from_ms: 3.0, to_ms: 8.0 };
+        let identity = Identity { profile: "p".into(), device: "d".into(), power_mode: None, model: "m".into(), engines: "e".into() };
+        let good = Calibration {
+            format: 1,
+            identity: identity.clone(),
+            stages: Stage::ALL.iter().map(|stage| (stage.name().to_owned(), fit)).collect(),
+            projected_share: 0.3,
+            tiles_share: 0.5,
+            steps: 4.0,
+            step_bound_ms: 9.0,
+        };
+        let parse = |calibration: &Calibration| {
+            let text = serde_json::json!({ "calibration": calibration }).to_string();
+            Calibration::parse(Path::new("c.json"), &text, &identity).map_err(|error| error.to_string())
+        };
+        assert_eq!(parse(&good), Ok(good.clone()));
+        let with = |fit: Fit| Calibration {
+            stages: BTreeMap::from_iter(good.stages.clone().into_iter().chain([("merge".to_owned(), fit)])),
+            ..good.clone()
+        };
+        let mut without = good.clone();
+        without.stages.remove("generate");
+        let cases = [
+            (with(Fit { bound_ratio: 0.0, ..fit }), "a bound of 1 or more"),
+            (with(Fit { base_ms: 0.0, factor: 0.0, ..fit }), "wanted a line above 0"),
+            (with(Fit { from_ms: 9.0, ..fit }), "wanted a line above 0"),
+            (with(Fit { n: 298, ..fit }), "needs 299 measurements, found 298"),
+            (without, "stage generate: a bound on its 99th percentile needs 299 measurements, found 0"),
+            (Calibration { projected_share: 1.5, ..good.clone() }, "wanted a share of 0 to 1, found 1.5"),
+            (Calibration { tiles_share: -0.1, ..good.clone() }, "tiles_share"),
+            (Calibration { steps: -1.0, ..good.clone() }, "steps: wanted a number of 0 or more"),
+        ];
+        for (calibration, message) in cases {
+            let said = parse(&calibration).unwrap_err();
+            assert!(said.contains(message), "{said}");
         }
     }
 }

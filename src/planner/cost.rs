@@ -98,6 +98,8 @@ impl std::ops::Add for StageTimes {
 pub struct Job {
     /// Pixels of the file, decoded and made into views.
     pub pixels: u64,
+    /// Pixels of a file whose digest is taken again before it is read: counted as another decode.
+    pub digested: u64,
     pub tiles: Tiles,
     /// Σ tokens · clusters over the views that are clustered.
     pub clustered: u64,
@@ -113,6 +115,24 @@ pub struct Job {
     pub prompt: Tokens,
     /// Steps of the decoder after the prompt.
     pub steps: Tokens,
+}
+
+impl std::ops::Add for Job {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            pixels: self.pixels + other.pixels,
+            digested: self.digested + other.digested,
+            tiles: self.tiles + other.tiles,
+            clustered: self.clustered + other.clustered,
+            anchor: self.anchor + other.anchor,
+            frames: self.frames + other.frames,
+            candidates: self.candidates + other.candidates,
+            projected: self.projected + other.projected,
+            prompt: self.prompt + other.prompt,
+            steps: self.steps + other.steps,
+        }
+    }
 }
 
 /// What a model's networks cost.
@@ -235,7 +255,8 @@ impl CostModel {
     pub fn nominal(&self, stage: Stage, job: &Job) -> Millis {
         let (flop, bytes) = self.model.effort(stage, job);
         let seconds = match stage {
-            Stage::Decode | Stage::Views => job.pixels as f64 * IMAGING_NS / 2.0 * 1e-9,
+            Stage::Decode => (job.pixels + job.digested) as f64 * IMAGING_NS / 2.0 * 1e-9,
+            Stage::Views => job.pixels as f64 * IMAGING_NS / 2.0 * 1e-9,
             Stage::Regions => job.clustered as f64 * 2.0 * self.model.feature_dim as f64 * ITERATIONS / REGIONS_FLOPS,
             Stage::Select => f64::from(job.candidates.0) * SELECT_NS * 1e-9,
             _ => (flop / (self.device.tflops * 1e12)).max(bytes / (self.device.bandwidth_gbps * 1e9)),
@@ -254,6 +275,13 @@ pub struct Costs {
 impl Costs {
     fn fit(&self, stage: Stage) -> Option<&Fit> {
         self.calibration.as_ref().and_then(|calibration| calibration.stages.get(stage.name()))
+    }
+
+    /// Whether the calibration, where there is one, was made over work of that size.
+    #[must_use]
+    pub fn has_seen(&self, stage: Stage, job: &Job) -> bool {
+        let nominal = self.model.nominal(stage, job);
+        nominal == Millis::ZERO || self.fit(stage).is_none_or(|fit| fit.has_seen(nominal))
     }
 
     /// Half of all stages of that size take less. Without a calibration: the nominal time.

@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use crate::compress::Selector;
+use crate::compress::{Mode, Selector};
 use crate::config::{Budget, Thermal};
 use crate::planner::{PlannerError, Stage, StageTimes};
 use crate::units::{Millis, Readings, Tiles, Tokens};
@@ -45,14 +45,29 @@ impl Step {
 #[derive(Clone, Debug)]
 pub struct Rung {
     pub step: Step,
-    /// A frame's share of the budget, placed on its views.
-    pub per_frame: Vec<Budget>,
-    /// What the ingest of all frames takes before the question can begin; zero where they are there.
-    pub ingest: Predicted,
-    /// What the question itself takes; tiles that are encoded for it and their regions included.
-    pub question: Predicted,
+    pub frames: Vec<FrameShare>,
+    /// What is left when all tokens are chosen: the selected tokens' MLP, prefill, generation.
+    pub reply: Predicted,
     /// The bound on one step of the decoder.
     pub decoder_step: Millis,
+    /// Stages whose usual work here is outside of what the calibration has measured.
+    pub unmeasured: Vec<Stage>,
+}
+
+/// One frame's share of a step, and what it takes.
+#[derive(Clone, Debug)]
+pub struct FrameShare {
+    /// Placed on the frame's views.
+    pub budget: Budget,
+    /// The step encodes fewer than all tiles: a frame that comes is taken in with its coarse views only.
+    pub lazy: bool,
+    /// Ingest with the coarse views, and with all; zero for a frame that is there.
+    pub coarse: Predicted,
+    pub whole: Predicted,
+    /// Tiles that the question encodes of a frame with coarse views, their regions, and the file read again where another frame's views replaced its own.
+    pub fine: Predicted,
+    /// Anchor pass, regions made anew for coverage, selection, rows.
+    pub own: Predicted,
 }
 
 /// Half of the times are below `p50`; `bound` is that of the calibration, absent without one.
@@ -62,46 +77,105 @@ pub struct Predicted {
     pub bound: Option<StageTimes>,
 }
 
-/// The stages of a question in their order: fine tiles are encoded when importance is known.
-const QUESTION: [Stage; 7] = [Stage::Anchor, Stage::Encode, Stage::Regions, Stage::Select, Stage::Merge, Stage::Prefill, Stage::Generate];
+impl std::ops::Add for Predicted {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        let bound = self.bound.zip(other.bound).map(|(a, b)| a + b);
+        Self { p50: self.p50 + other.p50, bound }
+    }
+}
 
-/// A place between two stages: the stage that comes next.
+/// What there is of a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cached {
+    /// A file.
+    #[default]
+    Nothing,
+    /// Its coarse views; fine tiles are encoded as a question wants them.
+    Coarse,
+    /// All views, with regions.
+    Whole,
+}
+
+/// A place between two stages: a frame, by its number from 0, and the stage that comes next. A question has three for each frame: before its anchor
+/// pass, before its fine tiles ([`Stage::Encode`]) and before its tokens are chosen ([`Stage::Select`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Boundary {
-    Ingest(Stage),
-    Question(Stage),
+    Ingest(usize, Stage),
+    Question(usize, Stage),
 }
 
 impl Boundary {
     #[must_use]
     pub fn stage(self) -> Stage {
         match self {
-            Self::Ingest(stage) | Self::Question(stage) => stage,
+            Self::Ingest(_, stage) | Self::Question(_, stage) => stage,
         }
     }
 }
 
-impl Rung {
-    /// The bound on everything from `boundary` on; `whole`: no tile is left to encode for the question. Without a calibration there is none.
-    #[must_use]
-    pub fn remaining(&self, boundary: Boundary, whole: bool) -> Option<Millis> {
-        let (ingest, question) = (self.ingest.bound?, self.question.bound?);
-        let own = |from: Stage| {
-            let stages = QUESTION.into_iter().skip_while(|stage| *stage != from);
-            stages.filter(|stage| !whole || *stage != Stage::Encode).map(|stage| question.get(stage)).sum::<Millis>()
-        };
-        Some(match boundary {
-            Boundary::Ingest(stage) => {
-                let stages = Stage::ALL.into_iter().filter(|later| later.at_ingest() && *later >= stage);
-                stages.map(|stage| ingest.get(stage)).sum::<Millis>() + own(Stage::Anchor)
-            }
-            Boundary::Question(stage) => own(stage),
-        })
+impl FrameShare {
+    /// Its ingest, as this step would do it, or as it was begun.
+    fn ingest(&self, cached: Cached) -> Predicted {
+        match cached {
+            Cached::Nothing if self.lazy => self.coarse,
+            Cached::Nothing | Cached::Whole => self.whole,
+            Cached::Coarse => self.coarse,
+        }
     }
 
+    /// What the question does for it.
+    fn question(&self, cached: Cached) -> Predicted {
+        let encodes = cached == Cached::Coarse || (cached == Cached::Nothing && self.lazy);
+        if encodes { self.fine + self.own } else { self.own }
+    }
+}
+
+impl Rung {
+    /// Ingest of the frames that are files.
     #[must_use]
-    pub fn total(&self) -> Option<Millis> {
-        Some(self.ingest.bound?.total() + self.question.bound?.total())
+    pub fn ingest(&self, cached: &[Cached]) -> Predicted {
+        let files = self.frames.iter().zip(cached).filter(|(_, cached)| **cached == Cached::Nothing);
+        files.map(|(frame, &cached)| frame.ingest(cached)).fold(self.none(), |sum, part| sum + part)
+    }
+
+    /// Everything after the frames' ingest.
+    #[must_use]
+    pub fn question(&self, cached: &[Cached]) -> Predicted {
+        self.frames.iter().zip(cached).map(|(frame, &cached)| frame.question(cached)).fold(self.reply, |sum, part| sum + part)
+    }
+
+    fn none(&self) -> Predicted {
+        Predicted { p50: StageTimes::default(), bound: self.reply.bound.map(|_| StageTimes::default()) }
+    }
+
+    /// The bound on everything from `boundary` on. `cached`: how each frame stands, those that are being taken in as it was decided; `reply`: that of the
+    /// richest step that tokens were chosen under. `None` without a calibration.
+    #[must_use]
+    pub fn remaining(&self, boundary: Boundary, cached: &[Cached], reply: &Predicted) -> Option<Millis> {
+        let mut left = reply.bound?.total();
+        for (number, (frame, &cached)) in self.frames.iter().zip(cached).enumerate() {
+            let (own, whole_question) = (frame.own.bound?, frame.question(cached).bound?.total());
+            left += match boundary {
+                Boundary::Ingest(at, _) if number < at => whole_question,
+                Boundary::Ingest(at, stage) => {
+                    let ingest = frame.ingest(cached).bound?;
+                    whole_question + if number == at { ingest.from(stage) } else { ingest.total() }
+                }
+                Boundary::Question(at, _) if number < at => Millis::ZERO,
+                Boundary::Question(at, _) if number > at => whole_question,
+                Boundary::Question(_, Stage::Anchor) => whole_question,
+                Boundary::Question(_, Stage::Encode) => whole_question - own.get(Stage::Anchor),
+                Boundary::Question(..) => own.total() - own.get(Stage::Anchor),
+            };
+        }
+        Some(left)
+    }
+
+    /// The bound on everything, of frames that stand as `cached` says.
+    #[must_use]
+    pub fn total(&self, cached: &[Cached]) -> Option<Millis> {
+        Some(self.ingest(cached).bound?.total() + self.question(cached).bound?.total())
     }
 }
 
@@ -126,26 +200,39 @@ pub struct Plan {
     at: usize,
     /// Where it began.
     first: usize,
+    /// The richest step that tokens were chosen under.
+    chosen: Option<usize>,
+    /// How each frame stood when the plan was made, and stands now.
+    began: Vec<Cached>,
+    cached: Vec<Cached>,
     /// Since the start of the work.
     pub deadline: Option<Millis>,
     /// When the work began, on the pipeline's clock.
     pub started: Millis,
+    /// How much slower than calibrated the device was taken to be then.
+    pub slowdown: f64,
     pub descents: Vec<Descent>,
     pub selector: Selector,
-    /// All tiles are encoded, or will be at ingest: the question itself encodes none.
-    pub whole: bool,
+    pub mode: Mode,
 }
 
 impl Plan {
-    /// Takes the richest of `rungs` whose bound fits `deadline` with times multiplied by `slowdown`; without a deadline, the first.
+    /// Takes the richest of `rungs` whose bound fits `deadline` with times multiplied by `slowdown`; without a deadline, the first. `cached`: how the frames
+    /// stand.
     ///
     /// # Errors
     /// [`PlannerError::Deadline`] with the smallest deadline that would do; [`PlannerError::Uncalibrated`] where there is nothing to hold one against.
-    pub fn new(rungs: Vec<Rung>, deadline: Option<Millis>, slowdown: f64, started: Millis) -> Result<Self, PlannerError> {
+    pub fn new(
+        rungs: Vec<Rung>,
+        cached: Vec<Cached>,
+        deadline: Option<Millis>,
+        slowdown: f64,
+        started: Millis,
+    ) -> Result<Self, PlannerError> {
         let at = match deadline {
             None => 0,
             Some(wanted) => {
-                let totals: Option<Vec<Millis>> = rungs.iter().map(|rung| rung.total().map(|total| total * slowdown)).collect();
+                let totals: Option<Vec<Millis>> = rungs.iter().map(|rung| rung.total(&cached).map(|total| total * slowdown)).collect();
                 let totals = totals.filter(|totals| !totals.is_empty()).ok_or(PlannerError::Uncalibrated)?;
                 let least = totals.iter().map(|total| total.0).fold(f64::INFINITY, f64::min);
                 let smallest = Millis(least.ceil());
@@ -153,7 +240,8 @@ impl Plan {
             }
         };
         let descents = Vec::with_capacity(rungs.len());
-        Ok(Self { rungs, at, first: at, deadline, started, descents, selector: Selector::default(), whole: false })
+        let (began, selector, mode) = (cached.clone(), Selector::default(), Mode::default());
+        Ok(Self { rungs, at, first: at, chosen: None, began, cached, deadline, started, slowdown, descents, selector, mode })
     }
 
     /// What is in force.
@@ -173,6 +261,28 @@ impl Plan {
         &self.rungs
     }
 
+    /// How the frames stood when the plan was made.
+    #[must_use]
+    pub fn began(&self) -> &[Cached] {
+        &self.began
+    }
+
+    /// What the step that the work began with was predicted to take: ingest and question, heat not reckoned with.
+    #[must_use]
+    pub fn predicted(&self) -> Predicted {
+        self.first().ingest(&self.began) + self.first().question(&self.began)
+    }
+
+    /// Frame `number` is taken in so: whole, or its coarse views.
+    pub fn takes_in(&mut self, number: usize, cached: Cached) {
+        self.cached[number] = cached;
+    }
+
+    /// Tokens of a frame are chosen under the step in force: no later step makes them fewer.
+    pub fn chose(&mut self) {
+        self.chosen = self.chosen.or(Some(self.at));
+    }
+
     /// Time left at `now`; `None` without a deadline.
     #[must_use]
     pub fn left(&self, now: Millis) -> Option<Millis> {
@@ -182,8 +292,8 @@ impl Plan {
     /// Before a stage: keeps the rung, or steps down to the first whose rest fits the time left, or to the one with the least rest. Allocates nothing.
     pub fn step_down(&mut self, boundary: Boundary, now: Millis, slowdown: f64) {
         let Some(left_ms) = self.left(now) else { return };
-        let whole = self.whole;
-        let needed = |rung: &Rung| rung.remaining(boundary, whole).unwrap_or_default() * slowdown;
+        let chosen = self.chosen.map(|chosen| &self.rungs[chosen].reply);
+        let needed = |rung: &Rung| rung.remaining(boundary, &self.cached, chosen.unwrap_or(&rung.reply)).unwrap_or_default() * slowdown;
         let needed_ms = needed(self.rung());
         if needed_ms <= left_ms {
             return;
@@ -225,14 +335,26 @@ mod tests {
             let times = StageTimes::of(|stage| Millis(if stages.contains(&stage) { each } else { 0.0 }));
             Predicted { p50: times, bound: Some(times) }
         };
+        let budget = Budget::new(vec![Tokens(4)]).unwrap();
+        let ingest = times(&Stage::ALL[..4], ingest);
+        let share = FrameShare {
+            budget: budget.clone(),
+            lazy: false,
+            coarse: ingest,
+            whole: ingest,
+            fine: times(&[Stage::Encode, Stage::Regions], 7.0),
+            own: times(&[Stage::Anchor, Stage::Select, Stage::Merge], question),
+        };
         Rung {
-            step: Step { name: name.into(), budget: Budget::new(vec![Tokens(4)]).unwrap(), encode_tiles: None, max_new: Tokens(8) },
-            per_frame: vec![Budget::new(vec![Tokens(4)]).unwrap()],
-            ingest: times(&Stage::ALL[..4], ingest),
-            question: times(&[Stage::Anchor, Stage::Select, Stage::Merge, Stage::Prefill, Stage::Generate], question),
+            step: Step { name: name.into(), budget, encode_tiles: None, max_new: Tokens(8) },
+            frames: vec![share],
+            reply: times(&[Stage::Prefill, Stage::Generate], question),
             decoder_step: Millis(question),
+            unmeasured: Vec::new(),
         }
     }
+
+    const FILE: [Cached; 1] = [Cached::Nothing];
 
     fn ladder() -> Vec<Rung> {
         vec![rung("asked", 100.0, 100.0), rung("1", 50.0, 50.0), rung("2", 50.0, 10.0)]
@@ -251,7 +373,8 @@ mod tests {
             (300.0, 1.2004, Err(301.0)),
         ];
         for (deadline, slowdown, wanted) in cases {
-            let plan = |deadline: f64| Plan::new(ladder(), Some(Millis(deadline)), slowdown, Millis(5.0)).map(|plan| plan.at);
+            let plan =
+                |deadline: f64| Plan::new(ladder(), FILE.to_vec(), Some(Millis(deadline)), slowdown, Millis(5.0)).map(|plan| plan.at);
             match wanted {
                 Ok(at) => assert_eq!(plan(deadline), Ok(at), "{deadline} {slowdown}"),
                 Err(smallest) => {
@@ -261,34 +384,70 @@ mod tests {
                 }
             }
         }
-        assert_eq!(Plan::new(ladder(), None, 9.0, Millis(0.0)).unwrap().at, 0);
+        assert_eq!(Plan::new(ladder(), FILE.to_vec(), None, 9.0, Millis(0.0)).unwrap().at, 0);
     }
 
     #[test]
     fn without_a_calibration_no_deadline_is_promised() {
         let mut rungs = ladder();
-        rungs[1].question.bound = None;
-        assert_eq!(Plan::new(rungs, Some(Millis(1e9)), 1.0, Millis(0.0)).err(), Some(PlannerError::Uncalibrated));
+        rungs[1].reply.bound = None;
+        assert_eq!(Plan::new(rungs, FILE.to_vec(), Some(Millis(1e9)), 1.0, Millis(0.0)).err(), Some(PlannerError::Uncalibrated));
     }
 
     #[test]
     fn late_stages_step_down_and_never_up() {
-        let mut plan = Plan::new(ladder(), Some(Millis(900.0)), 1.0, Millis(1_000.0)).unwrap();
-        plan.step_down(Boundary::Ingest(Stage::Encode), Millis(1_200.0), 1.0);
+        let mut plan = Plan::new(ladder(), FILE.to_vec(), Some(Millis(900.0)), 1.0, Millis(1_000.0)).unwrap();
+        plan.step_down(Boundary::Ingest(0, Stage::Encode), Millis(1_200.0), 1.0);
         assert_eq!((plan.at, plan.descents.len()), (0, 0));
+        plan.takes_in(0, Cached::Whole);
         // 500 left; anchor to generate of the first rung take 500.
-        plan.step_down(Boundary::Question(Stage::Anchor), Millis(1_400.5), 1.0);
+        plan.step_down(Boundary::Question(0, Stage::Anchor), Millis(1_400.5), 1.0);
         let descent = Descent { before: Stage::Anchor, from: 0, to: 1, left_ms: Millis(499.5), needed_ms: Millis(500.0) };
         assert_eq!((plan.at, &plan.descents[..]), (1, &[descent][..]));
-        plan.step_down(Boundary::Question(Stage::Prefill), Millis(1_401.0), 1.0);
+        plan.step_down(Boundary::Question(0, Stage::Select), Millis(1_401.0), 1.0);
         assert_eq!(plan.at, 1);
         // Nothing fits: the least.
-        plan.step_down(Boundary::Question(Stage::Prefill), Millis(1_899.0), 1.0);
+        plan.step_down(Boundary::Question(0, Stage::Select), Millis(1_899.0), 1.0);
         assert_eq!(plan.at, 2);
         assert!(!plan.one_more(Millis(1_899.0), 1.0) && plan.one_more(Millis(1_880.0), 1.0));
         // A clock that steps back makes no time, one that jumps ahead leaves none.
         assert_eq!(plan.left(Millis(0.0)), Some(Millis(900.0)));
         assert_eq!(plan.left(Millis(1e9)), Some(Millis(0.0)));
+    }
+
+    #[test]
+    fn what_remains_of_several_frames() {
+        use Boundary::{Ingest, Question};
+        // Two frames, of the second the first rung's ingest is coarse; a reply of 20, for each frame 10 · 3 of its own and 14 for fine tiles.
+        let mut rung = rung("asked", 100.0, 10.0);
+        rung.frames.push(FrameShare { lazy: true, ..rung.frames[0].clone() });
+        let nothing = [Cached::Nothing; 2];
+        let there = [Cached::Whole, Cached::Coarse];
+        let cases = [
+            (nothing, Ingest(0, Stage::Decode), 800.0 + 30.0 + 44.0 + 20.0),
+            (nothing, Ingest(0, Stage::Regions), 500.0 + 30.0 + 44.0 + 20.0),
+            ([Cached::Coarse, Cached::Nothing], Ingest(1, Stage::Encode), 200.0 + 44.0 + 44.0 + 20.0),
+            ([Cached::Whole, Cached::Whole], Ingest(1, Stage::Regions), 100.0 + 30.0 + 30.0 + 20.0),
+            (there, Question(0, Stage::Anchor), 30.0 + 44.0 + 20.0),
+            (there, Question(0, Stage::Encode), 20.0 + 44.0 + 20.0),
+            (there, Question(0, Stage::Select), 20.0 + 44.0 + 20.0),
+            (there, Question(1, Stage::Anchor), 44.0 + 20.0),
+            (there, Question(1, Stage::Encode), 34.0 + 20.0),
+            (there, Question(1, Stage::Select), 20.0 + 20.0),
+        ];
+        for (cached, boundary, wanted) in cases {
+            assert_eq!(rung.remaining(boundary, &cached, &rung.reply), Some(Millis(wanted)), "{boundary:?}");
+        }
+        assert_eq!((rung.total(&nothing), rung.total(&there)), (Some(Millis(894.0)), Some(Millis(94.0))));
+        // Tokens that were chosen under a richer step are read whatever comes after.
+        let poor = Rung { reply: Predicted { bound: Some(StageTimes::default()), ..rung.reply }, ..rung.clone() };
+        let mut plan = Plan::new(vec![rung, poor], there.to_vec(), Some(Millis(95.0)), 1.0, Millis(0.0)).unwrap();
+        plan.chose();
+        plan.step_down(Question(1, Stage::Select), Millis(60.0), 1.0);
+        assert_eq!((plan.at, plan.descents.len()), (0, 0));
+        plan.chosen = None;
+        plan.step_down(Question(1, Stage::Select), Millis(60.0), 1.0);
+        assert_eq!((plan.at, plan.descents.len()), (1, 1));
     }
 
     #[test]

@@ -15,11 +15,11 @@ mod spec;
 
 pub use calibration::{Calibration, CalibrationError, Fit, Identity, needed, percentile, quantile, upper_bound};
 pub use cost::{CostModel, Costs, Job, ModelCost, Stage, StageTimes};
-pub use ladder::{Boundary, Descent, Plan, Predicted, Rung, Step, slowdown};
+pub use ladder::{Boundary, Cached, Descent, FrameShare, Plan, Predicted, Rung, Step, slowdown};
 pub use memory::{Line, Loaded, MemoryMap, Workspaces, memory_lines, memory_map, positions, reduced, tile_bytes};
 pub use outlook::{Outlook, USUAL_TEXT, outlook};
 pub use room::{Loading, Preset, Remedy, Verdict, max_preset, verdict};
-pub use rungs::{Asked, Cached, asked, is_coarse, lazy_tiles, rungs};
+pub use rungs::{Asked, Held, asked, capture, is_coarse, lazy_tiles, rungs};
 pub use spec::spec_verdict;
 
 use crate::compress::Selector;
@@ -52,6 +52,8 @@ pub enum PlannerError {
     Unseen { view: ViewId, wanted: Tokens },
     #[error("deadline: wanted an answer in {wanted}, the smallest that would do is {smallest}")]
     Deadline { wanted: Millis, smallest: Millis },
+    #[error("deadline: wanted power mode {wanted}, which was calibrated, found {found}")]
+    PowerMode { wanted: String, found: String },
     #[error("deadline: wanted a calibration of this device with this model, found none: `uhr-edge qualify` makes one")]
     Uncalibrated,
     #[error("memory: the plan needs {wanted}, the profile's limit is {allowed}")]
@@ -89,6 +91,16 @@ pub enum BudgetError {
 #[must_use]
 pub fn max_question(profile: &Profile) -> Bytes {
     Bytes(u64::from(profile.tokens.max_text.0) * 16)
+}
+
+/// What a frame is taken in for before anybody asks: the profile's default budget, and in views that it gives nothing as many tokens as they may have regions.
+///
+/// # Errors
+/// As [`budget`].
+pub fn capture_budget(profile: &Profile, model: &impl Model) -> Result<Budget, BudgetError> {
+    let budget = budget(None, profile, model)?;
+    let clusters = Tokens(profile.compression.clusters);
+    Ok(Budget::new(budget.per_view().iter().map(|tokens| if tokens.0 == 0 { clusters } else { *tokens }).collect())?)
 }
 
 /// Admits a question of `visual` tokens and `text` tokens, template included, with an answer of up to `new`.

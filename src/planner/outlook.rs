@@ -3,7 +3,8 @@
 use crate::compress::{Mode, Selector};
 use crate::config::{Budget, Model, Padding, Profile};
 use crate::geometry::Layout;
-use crate::planner::{Asked, Cached, Costs, PlannerError, Predicted, Stage, StageTimes, asked, rungs};
+use crate::planner::rungs::{Shares, Work};
+use crate::planner::{Asked, Cached, Costs, Held, PlannerError, Predicted, Stage, admit, asked};
 use crate::units::Tokens;
 
 /// Positions of a question's text with the template around it, as the cost of UHR-BAT's Table 4 has them.
@@ -46,14 +47,14 @@ pub fn outlook(
     let layout = layout.clone().numbered(policy.order, policy.padding == Padding::Kept);
     let text = USUAL_TEXT.min(profile.tokens.max_text);
     let step = asked(budget.clone(), None, new);
-    let asked = Asked { step, selector: Selector::UhrBat, mode: Mode::Paper, text, cached: Cached::Nothing, lazy: false };
-    let work = rungs::work(profile, model, costs, std::slice::from_ref(&layout), &asked, &asked.step)?;
-    let (ingest, usual) = (work.ingest, work.usual);
-    let flop = Stage::ALL.map(|stage| costs.model.model.effort(stage, if stage.at_ingest() { &ingest } else { &usual }).0);
-    let rung = work.rung(costs, asked.cached, &asked.step);
-    let sum = |a: Option<StageTimes>, b: Option<StageTimes>| Some(a? + b?);
-    let first = Predicted { p50: rung.ingest.p50 + rung.question.p50, bound: sum(rung.ingest.bound, rung.question.bound) };
-    Ok(Outlook { text, new, first, second: rung.question, flop })
+    let frames = vec![Held::default()];
+    let asked = Asked { step, selector: Selector::UhrBat, mode: Mode::Paper, text, frames, lazy: false };
+    let work = Work { profile, model, costs, layouts: std::slice::from_ref(&layout), asked: &asked };
+    admit(profile, model, budget.total(), text, new)?;
+    let Shares { rung, ingest, question } = work.shares(&asked.step)?;
+    let flop = Stage::ALL.map(|stage| costs.model.model.effort(stage, if stage.at_ingest() { &ingest } else { &question }).0);
+    let (ingest, second) = (rung.ingest(&[Cached::Nothing]), rung.question(&[Cached::Nothing]));
+    Ok(Outlook { text, new, first: ingest + second, second, flop })
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use crate::compress::{Mode, Selector, clusters};
 use crate::config::{Budget, Model, Profile};
 use crate::geometry::{Layout, ViewLayout};
-use crate::planner::ladder::Predicted;
-use crate::planner::{Costs, Job, PlannerError, Rung, Stage, StageTimes, Step, admit, allowed, place, share};
+use crate::planner::{
+    Cached, Costs, FrameShare, Job, PlannerError, Predicted, Rung, Stage, StageTimes, Step, admit, allowed, place, share,
+};
 use crate::units::{Millis, Tiles, Tokens, ViewId};
 
 /// A question as it was asked.
@@ -15,20 +16,20 @@ pub struct Asked {
     pub mode: Mode,
     /// Positions of the prompt that are text.
     pub text: Tokens,
-    pub cached: Cached,
+    /// As many as there are frames.
+    pub frames: Vec<Held>,
     /// Regions can be made over some tiles only, so that rungs may encode fewer.
     pub lazy: bool,
 }
 
-/// What there is of the frames when a question comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cached {
-    /// Files.
-    Nothing,
-    /// Their coarse views; fine tiles are encoded as a question wants them.
-    Coarse,
-    /// All views, with regions.
-    Whole,
+/// What there is of a frame when a question comes.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    pub cached: Cached,
+    /// Its file is read again before fine tiles are encoded: another frame's views stand where its own did, or will.
+    pub reread: bool,
+    /// Of a frame that is there: regions of each view.
+    pub regions: Vec<usize>,
 }
 
 /// The step that a question asks for.
@@ -66,13 +67,13 @@ pub fn lazy_tiles(layout: &Layout, budget: &Budget, most: Option<Tiles>) -> Resu
     }
 }
 
-/// The asked step and the profile's rungs below it, on frames laid out as `layouts`.
+/// The asked step and the profile's rungs below it, each no more than the one before, on frames laid out as `layouts`.
 ///
 /// # Errors
 /// What is over a limit in the question as it was asked; a rung that can't be is left out.
 pub fn rungs(profile: &Profile, model: &impl Model, costs: &Costs, layouts: &[Layout], asked: &Asked) -> Result<Vec<Rung>, PlannerError> {
-    let rung = |step: &Step| Ok::<_, PlannerError>(work(profile, model, costs, layouts, asked, step)?.rung(costs, asked.cached, step));
-    let mut rungs = vec![rung(&asked.step)?];
+    let work = Work { profile, model, costs, layouts, asked };
+    let mut rungs = vec![work.rung(&asked.step)?];
     let views = model.shape().views().len();
     for (number, step) in profile.ladder.iter().enumerate() {
         let Ok(budget) = Budget::parse(&step.budget, views) else { continue };
@@ -82,108 +83,205 @@ pub fn rungs(profile: &Profile, model: &impl Model, costs: &Costs, layouts: &[La
             encode_tiles: step.tiles().filter(|_| asked.lazy),
             max_new: step.max_new().unwrap_or(asked.step.max_new),
         };
-        let Some(step) = step.within(&asked.step) else { continue };
-        let last = rungs.last().map(|rung| &rung.step);
-        let same =
-            last.is_some_and(|last| (&last.budget, last.encode_tiles, last.max_new) == (&step.budget, step.encode_tiles, step.max_new));
-        if !same && let Ok(rung) = rung(&step) {
+        let last = &rungs[rungs.len() - 1].step;
+        let Some(step) = step.within(last) else { continue };
+        let same = (&last.budget, last.encode_tiles, last.max_new) == (&step.budget, step.encode_tiles, step.max_new);
+        if !same && let Ok(rung) = work.rung(&step) {
             rungs.push(rung);
         }
     }
     Ok(rungs)
 }
 
-/// What a step has to do on given frames.
-pub(super) struct Work {
-    per_frame: Vec<Budget>,
-    /// Once a frame.
+/// A rung for frames that are taken in before anybody asks: every view is encoded, `budget` says for how many tokens its regions are.
+///
+/// # Errors
+/// A frame without any view that `budget` gives tokens.
+pub fn capture(profile: &Profile, model: &impl Model, costs: &Costs, layout: &Layout, budget: Budget) -> Result<Rung, PlannerError> {
+    let step = Step { name: "capture".into(), budget, encode_tiles: None, max_new: Tokens(1) };
+    let frames = vec![Held::default()];
+    let asked = Asked { step, selector: Selector::UhrBat, mode: Mode::Paper, text: Tokens(0), frames, lazy: false };
+    Work { profile, model, costs, layouts: std::slice::from_ref(layout), asked: &asked }.shares(&asked.step).map(|shares| shares.rung)
+}
+
+/// What steps of one question have to do on given frames.
+pub(super) struct Work<'a, M> {
+    pub profile: &'a Profile,
+    pub model: &'a M,
+    pub costs: &'a Costs,
+    pub layouts: &'a [Layout],
+    pub asked: &'a Asked,
+}
+
+/// A rung, and the work behind its medians: of the frames' ingest with all tiles, and of the question itself.
+pub(super) struct Shares {
+    pub rung: Rung,
     pub ingest: Job,
-    /// What half of the questions stay below, and what none exceeds.
-    pub usual: Job,
+    pub question: Job,
+}
+
+/// Work that half of the questions stay below, and that none exceeds.
+struct Span {
+    usual: Job,
     worst: Job,
 }
 
-pub(super) fn work(
-    profile: &Profile,
-    model: &impl Model,
-    costs: &Costs,
-    layouts: &[Layout],
-    asked: &Asked,
-    step: &Step,
-) -> Result<Work, PlannerError> {
-    let frame = |(number, layout): (usize, &Layout)| {
-        let (placed, _) = place(&share(&step.budget, number, layouts.len())?, layout);
-        allowed(asked.selector, placed, layout, profile)
-    };
-    let per_frame = layouts.iter().enumerate().map(frame).collect::<Result<Vec<_>, _>>()?;
-    let visual: Tokens = per_frame.iter().map(Budget::total).sum();
-    admit(profile, model, visual, asked.text, step.max_new)?;
-    let (mut ingest, mut question) = (Job::default(), Job::default());
-    for (layout, budget) in layouts.iter().zip(&per_frame) {
-        let (coarse, fine) = tiles(layout, budget);
-        let lazy = match (asked.cached, lazy_tiles(layout, budget, step.encode_tiles)?) {
-            (Cached::Whole, _) => None,
-            (Cached::Coarse, lazy) => Some(lazy.unwrap_or(Tiles(fine))),
-            (Cached::Nothing, lazy) => lazy,
-        };
-        let most = |view: &ViewLayout| clusters(model.policy().clusters, profile.compression.clusters, budget.per_view()[view.id.index()]);
-        let views = layout.views().len();
-        let taken = || layout.present().filter(|view| budget.per_view()[view.id.index()].0 > 0);
-        let product = |view: &ViewLayout, tokens: u64| if asked.selector == Selector::UhrBat { tokens * most(view) as u64 } else { 0 };
-        let whole = |fine_too: bool| {
-            let views = taken().filter(|view| fine_too || is_coarse(view.id, views));
-            views.map(|view| product(view, u64::from(view.unmasked_tokens().0))).sum::<u64>()
-        };
-        ingest.pixels += u64::from(layout.width.0) * u64::from(layout.height.0);
-        ingest.tiles += Tiles(coarse + if lazy.is_some() { 0 } else { fine });
-        ingest.clustered += whole(lazy.is_none());
-        if let Some(lazy) = lazy {
-            // At most these are not in the slot yet; their tokens, in the finest view, are what is clustered.
-            let tokens = u64::from(lazy.0) * model.shape().tile_grid().pow(2) as u64;
-            question.tiles += lazy;
-            question.clustered += product(layout.finest(), tokens);
-        }
-        // Coverage clusters a view again whose budget is below its regions.
-        let before = share(&asked.step.budget, 0, layouts.len()).map_or(0, |budget| budget.total().0);
-        if asked.mode == Mode::Coverage && budget.total().0 < before {
-            question.clustered += whole(true);
-        }
-        question.candidates += taken().map(ViewLayout::unmasked_tokens).sum();
-        question.anchor += layout.views()[0].unmasked_tokens() + asked.text;
-        question.frames += 1;
+impl<M: Model> Work<'_, M> {
+    /// The rung of an admitted step.
+    pub fn rung(&self, step: &Step) -> Result<Rung, PlannerError> {
+        let shares = self.shares(step)?;
+        let visual = shares.rung.frames.iter().map(|frame| frame.budget.total()).sum();
+        admit(self.profile, self.model, visual, self.asked.text, step.max_new)?;
+        Ok(shares.rung)
     }
-    question.prompt = visual + asked.text;
-    let kept = visual.min(question.candidates);
-    let worst = Job { projected: question.candidates, steps: step.max_new - Tokens(1), ..question };
-    let calibration = costs.calibration.as_ref();
-    let share = calibration.map_or(0.0, |calibration| calibration.projected_share);
-    let usual_steps = calibration.map_or(worst.steps, |calibration| Tokens(calibration.steps.round() as u32).min(worst.steps));
-    let projected = Tokens((f64::from(question.candidates.0) * share) as u32).max(kept);
-    let tiles = match (asked.cached, calibration) {
-        (Cached::Coarse, Some(calibration)) => Tiles((f64::from(question.tiles.0) * calibration.tiles_share).round() as u32),
-        _ => question.tiles,
-    };
-    let usual = Job { projected, tiles, steps: usual_steps, ..question };
-    Ok(Work { per_frame, ingest, usual, worst })
+
+    pub fn shares(&self, step: &Step) -> Result<Shares, PlannerError> {
+        let mut frames = Vec::with_capacity(self.layouts.len());
+        let (mut ingest, mut question, mut usual) = (Job::default(), Job::default(), Vec::new());
+        for (number, layout) in self.layouts.iter().enumerate() {
+            let budget = self.budget(step, number)?;
+            let lazy = lazy_tiles(layout, &budget, step.encode_tiles)?;
+            let held = &self.asked.frames[number];
+            let file = held.cached == Cached::Nothing;
+            let [coarse, whole] = [false, true].map(|fine| self.ingest(layout, &budget, fine));
+            let of_file = |job: Job| if file { self.predicted(&job, &job) } else { self.nothing() };
+            let own = self.own(number, layout, &budget)?;
+            let fine = match held.cached {
+                Cached::Whole => self.nothing(),
+                Cached::Nothing | Cached::Coarse => self.predicted_of(&self.fine(number, layout, &budget, lazy)),
+            };
+            ingest = ingest + whole;
+            question = question + own.usual;
+            if file {
+                usual.push(if lazy.is_some() { coarse } else { whole });
+            }
+            usual.push(own.usual);
+            frames.push(FrameShare {
+                lazy: lazy.is_some(),
+                coarse: of_file(coarse),
+                whole: of_file(whole),
+                fine,
+                own: self.predicted_of(&own),
+                budget,
+            });
+        }
+        let visual: Tokens = frames.iter().map(|frame| frame.budget.total()).sum();
+        let reply = self.reply(visual, step);
+        usual.push(reply.usual);
+        question = question + Job { steps: reply.usual.steps, prompt: reply.usual.prompt, ..Job::default() };
+        let calibration = self.costs.calibration.as_ref();
+        let one = self.costs.p50(Stage::Generate, &Job { steps: Tokens(1), ..reply.worst });
+        let rung = Rung {
+            step: step.clone(),
+            frames,
+            reply: self.predicted_of(&reply),
+            decoder_step: calibration.map_or(one, |calibration| Millis(calibration.step_bound_ms).max(one)),
+            unmeasured: Stage::ALL.into_iter().filter(|&stage| usual.iter().any(|job| !self.costs.has_seen(stage, job))).collect(),
+        };
+        Ok(Shares { rung, ingest, question })
+    }
+
+    /// A frame's share of the step's budget, placed on its views.
+    fn budget(&self, step: &Step, number: usize) -> Result<Budget, PlannerError> {
+        let layout = &self.layouts[number];
+        let (placed, _) = place(&share(&step.budget, number, self.layouts.len())?, layout);
+        allowed(self.asked.selector, placed, layout, self.profile)
+    }
+
+    /// Tokens times clusters of a view of which `tokens` are clustered.
+    fn product(&self, view: &ViewLayout, budget: &Budget, tokens: u64) -> u64 {
+        let rule = self.model.policy().clusters;
+        let most = clusters(rule, self.profile.compression.clusters, budget.per_view()[view.id.index()]);
+        if self.asked.selector == Selector::UhrBat { tokens * most as u64 } else { 0 }
+    }
+
+    /// Ingest of a file, with its fine views or without.
+    fn ingest(&self, layout: &Layout, budget: &Budget, fine_too: bool) -> Job {
+        let (coarse, fine) = tiles(layout, budget);
+        let views = layout.views().len();
+        let clustered = taken(layout, budget).filter(|view| fine_too || is_coarse(view.id, views));
+        Job {
+            pixels: pixels(layout),
+            tiles: Tiles(coarse + if fine_too { fine } else { 0 }),
+            clustered: clustered.map(|view| self.product(view, budget, u64::from(view.unmasked_tokens().0))).sum(),
+            ..Job::default()
+        }
+    }
+
+    /// Fine tiles that a question encodes of a frame with coarse views, at most `lazy` of them.
+    fn fine(&self, number: usize, layout: &Layout, budget: &Budget, lazy: Option<Tiles>) -> Span {
+        let held = &self.asked.frames[number];
+        let (_, all) = tiles(layout, budget);
+        let most = lazy.unwrap_or(Tiles(all));
+        // At most these are not in the slot yet; their tokens, in the finest view, are what is clustered.
+        let tokens = u64::from(most.0) * self.model.shape().tile_grid().pow(2) as u64;
+        let again = if held.reread && most.0 > 0 { pixels(layout) } else { 0 };
+        let clustered = self.product(layout.finest(), budget, tokens);
+        let worst = Job { tiles: most, clustered, pixels: again, digested: again, ..Job::default() };
+        let usual = match (held.cached, &self.costs.calibration) {
+            (Cached::Coarse, Some(calibration)) => Tiles((f64::from(most.0) * calibration.tiles_share).round() as u32),
+            _ => most,
+        };
+        Span { usual: Job { tiles: usual, ..worst }, worst }
+    }
+
+    /// What a question does for one frame, fine tiles aside.
+    fn own(&self, number: usize, layout: &Layout, budget: &Budget) -> Result<Span, PlannerError> {
+        let held = &self.asked.frames[number];
+        let views = layout.views().len();
+        let candidates: Tokens = taken(layout, budget).map(ViewLayout::unmasked_tokens).sum();
+        let job = Job { anchor: layout.views()[0].unmasked_tokens() + self.asked.text, frames: 1, candidates, ..Job::default() };
+        // Coverage clusters a view again whose budget is below its regions; fine views of a frame with coarse ones have regions for this very budget.
+        let mut again = 0;
+        if self.asked.mode == Mode::Coverage {
+            let first = self.budget(&self.asked.step, number)?;
+            let (rule, most) = (self.model.policy().clusters, self.profile.compression.clusters);
+            let regions = |view: &ViewLayout| match held.cached {
+                Cached::Nothing => clusters(rule, most, first.per_view()[view.id.index()]),
+                _ => held.regions[view.id.index()],
+            };
+            let whole = taken(layout, budget).filter(|view| held.cached != Cached::Coarse || is_coarse(view.id, views));
+            let over = whole.filter(|view| regions(view) > budget.per_view()[view.id.index()].get());
+            again = over.map(|view| self.product(view, budget, u64::from(view.unmasked_tokens().0))).sum();
+        }
+        let share = self.costs.calibration.as_ref().map_or(0.0, |calibration| calibration.projected_share);
+        let projected = Tokens((f64::from(candidates.0) * share) as u32).max(budget.total().min(candidates));
+        // A file's regions are made for the step that it is taken in under; only a later step down finds too many.
+        let usually = if held.cached == Cached::Nothing { 0 } else { again };
+        Ok(Span { usual: Job { projected, clustered: usually, ..job }, worst: Job { projected: candidates, clustered: again, ..job } })
+    }
+
+    /// What is left when `visual` tokens are chosen.
+    fn reply(&self, visual: Tokens, step: &Step) -> Span {
+        let worst = Job { prompt: visual + self.asked.text, steps: step.max_new - Tokens(1), ..Job::default() };
+        let calibration = self.costs.calibration.as_ref();
+        let steps = calibration.map_or(worst.steps, |calibration| Tokens(calibration.steps.round() as u32).min(worst.steps));
+        Span { usual: Job { steps, ..worst }, worst }
+    }
+
+    fn predicted_of(&self, span: &Span) -> Predicted {
+        self.predicted(&span.usual, &span.worst)
+    }
+
+    /// Of the stages that have work.
+    fn predicted(&self, usual: &Job, worst: &Job) -> Predicted {
+        let costs = self.costs;
+        Predicted {
+            p50: StageTimes::of(|stage| costs.p50(stage, usual)),
+            bound: costs.calibration.as_ref().map(|_| StageTimes::of(|stage| costs.p99(stage, worst).unwrap_or_default())),
+        }
+    }
+
+    fn nothing(&self) -> Predicted {
+        self.predicted(&Job::default(), &Job::default())
+    }
 }
 
-impl Work {
-    /// With the times it takes.
-    pub fn rung(self, costs: &Costs, cached: Cached, step: &Step) -> Rung {
-        let Self { per_frame, ingest, usual, worst } = self;
-        let calibration = costs.calibration.as_ref();
-        let predicted = |usual: &Job, worst: &Job| Predicted {
-            p50: StageTimes::of(|stage| costs.p50(stage, usual)),
-            bound: calibration.map(|_| StageTimes::of(|stage| costs.p99(stage, worst).unwrap_or_default())),
-        };
-        let none = Predicted { p50: StageTimes::default(), bound: calibration.map(|_| StageTimes::default()) };
-        let one = costs.p50(Stage::Generate, &Job { steps: Tokens(1), ..worst });
-        Rung {
-            ingest: if cached == Cached::Nothing { predicted(&ingest, &ingest) } else { none },
-            question: predicted(&usual, &worst),
-            step: step.clone(),
-            per_frame,
-            decoder_step: calibration.map_or(one, |calibration| Millis(calibration.step_bound_ms).max(one)),
-        }
-    }
+/// Views that `budget` gives tokens.
+fn taken<'a>(layout: &'a Layout, budget: &'a Budget) -> impl Iterator<Item = &'a ViewLayout> {
+    layout.present().filter(|view| budget.per_view()[view.id.index()].0 > 0)
+}
+
+fn pixels(layout: &Layout) -> u64 {
+    u64::from(layout.width.0) * u64::from(layout.height.0)
 }

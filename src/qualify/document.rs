@@ -90,6 +90,8 @@ impl Distribution {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Fresh {
     pub n: usize,
+    /// Those of them that paid for their frame's ingest.
+    pub firsts: usize,
     /// Share of the questions within their bound.
     pub coverage: f64,
     /// Median of |predicted − measured| / measured, predicted being the median.

@@ -7,8 +7,8 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::compress::{Mode, Selector};
 use crate::imaging::{FrameSource, Reading};
-use crate::pipeline::{Clock, Frame, Pipeline, PipelineError, Question, Request, Spent};
-use crate::planner::{self, Calibration, Fit, Identity, Stage, Step, needed, percentile, quantile, upper_bound};
+use crate::pipeline::{Clock, Frame, Pipeline, PipelineError, PromptIds, Request, Spent};
+use crate::planner::{self, Calibration, Fit, Identity, Plan, Stage, Step, needed, percentile, quantile, upper_bound};
 use crate::qualify::QualifyError;
 use crate::qualify::document::{Fresh, Sample};
 use crate::units::{Bytes, Millis, Readings};
@@ -63,6 +63,9 @@ pub struct Around<'a> {
 /// Questions on one ingested frame, of a step that isn't the first.
 const ON_A_FRAME: usize = 20;
 
+/// And of those that predictions are held against.
+const ON_A_FRESH: usize = 5;
+
 /// Seeded choices.
 pub(super) struct Choices(ChaCha8Rng);
 
@@ -109,15 +112,40 @@ pub(super) fn take_in(pipeline: &mut Pipeline, path: &Path, question: &str, step
     Ok(pipeline.ingest(0, source, &mut plan, &mut |_, _| ())?)
 }
 
-/// Asks a question on a frame that is there: what it took in all, by stage, whether it kept to its budget, and what was predicted.
-fn ask(pipeline: &mut Pipeline, frame: &Frame, question: &str, step: &Step) -> Result<(Millis, Spent, bool, [Millis; 2]), PipelineError> {
+/// One question's measurements.
+struct Taken {
+    total: Millis,
+    spent: Spent,
+    /// No view gave more than its budget.
+    within: bool,
+    /// Median and bound.
+    predicted: [Millis; 2],
+}
+
+/// Asks a question on a frame that is there.
+fn ask(pipeline: &mut Pipeline, frame: &Frame, question: &str, step: &Step) -> Result<Taken, PipelineError> {
     let prompt = pipeline.prompt(question)?;
-    let mut plan = pipeline.plan_again(&[frame], &prompt, &request(step))?;
-    let predicted = &plan.rung().question;
-    let predicted = [predicted.p50.total(), predicted.bound.unwrap_or_default().total()];
-    let (answer, spent) = pipeline.answer(&[frame], &Question { prompt, mode: Mode::Paper }, &mut plan, None)?;
+    let plan = pipeline.plan_again(&[frame], &prompt, &request(step))?;
+    reply(pipeline, frame, prompt, plan, None)
+}
+
+/// A first question: the frame's ingest is part of it.
+fn ask_first(pipeline: &mut Pipeline, path: &Path, question: &str, step: &Step) -> Result<(Frame, Taken), QualifyError> {
+    let sources = [open(pipeline, path)?];
+    let prompt = pipeline.prompt(question)?;
+    let mut plan = pipeline.plan_first(&sources, &prompt, &request(step))?;
+    let [source] = sources;
+    let (frame, spent) = pipeline.ingest(0, source, &mut plan, &mut |_, _| ())?;
+    let taken = reply(pipeline, &frame, prompt, plan, Some(spent))?;
+    Ok((frame, taken))
+}
+
+fn reply(pipeline: &mut Pipeline, frame: &Frame, prompt: PromptIds, mut plan: Plan, ingest: Option<Spent>) -> Result<Taken, PipelineError> {
+    let predicted = plan.predicted();
+    let predicted = [predicted.p50.total(), predicted.bound.unwrap_or_default().total()].map(|time| time * plan.slowdown);
+    let (answer, spent) = pipeline.answer(&[frame], &prompt, &mut plan, ingest, &mut |_| ())?;
     let within = answer.receipt.budget.per_view.iter().all(|view| view.tokens <= view.budget);
-    Ok((Millis(answer.receipt.stages_ms.total), spent, within, predicted))
+    Ok(Taken { total: Millis(answer.receipt.stages_ms.total), spent, within, predicted })
 }
 
 /// The profile's default and the steps below it, as a first frame has them.
@@ -169,7 +197,7 @@ pub fn measure(
     let mut of_steps: Vec<StepTimes> = steps.iter().map(empty).collect();
     let (mut ingests, mut ingest_spent, mut board) = (Vec::new(), Vec::new(), Vec::new());
     let mut peak = None;
-    let all = (rounds.len() + settings.fresh.div_ceil(ON_A_FRAME)) as f64;
+    let all = (rounds.len() + settings.fresh.div_ceil(ON_A_FRESH)) as f64;
     let mut look = |around: &mut Around<'_>, done: usize| {
         board.push(Sample { at: around.clock.now() - begun, readings: (around.readings)() });
         peak = (around.peak)().max(peak);
@@ -186,37 +214,37 @@ pub fn measure(
         ingest_spent.push(spent);
         for _ in 0..questions {
             let question = &settings.questions[choices.below(settings.questions.len())];
-            let (total, spent, within, _) = ask(pipeline, &frame, question, &steps[at])?;
-            of_steps[at].totals.push(total);
-            of_steps[at].spent.push(spent);
-            of_steps[at].over_budget += usize::from(!within);
+            let taken = ask(pipeline, &frame, question, &steps[at])?;
+            of_steps[at].totals.push(taken.total);
+            of_steps[at].spent.push(taken.spent);
+            of_steps[at].over_budget += usize::from(!taken.within);
         }
     }
     let calibration = calibrate(identity, &ingest_spent, &of_steps);
     let mut fresh = Fresh::default();
     if settings.fresh > 0 {
         pipeline.calibrate(Some(calibration.clone()));
-        let mut frame = None;
+        let mut frame: Option<Frame> = None;
         for number in 0..settings.fresh {
-            let at = choices.below(steps.len());
-            if number % ON_A_FRAME == 0 {
-                look(around, rounds.len() + number / ON_A_FRAME);
-                // Coarse views at ingest: each question then encodes what its own step wants.
-                let lazy = steps.iter().find(|step| step.encode_tiles.is_some()).unwrap_or(first);
-                let of_frame = if (number / ON_A_FRAME).is_multiple_of(2) { first } else { lazy };
-                let path = &settings.frames[choices.below(settings.frames.len())];
-                frame = Some((take_in(pipeline, path, question, of_frame)?.0, of_frame.encode_tiles.is_some()));
-            }
-            let Some((frame, lazy)) = &frame else { break };
-            // A frame that was taken in for a small step can't give more than that.
-            let step = if *lazy == steps[at].encode_tiles.is_some() {
-                &steps[at]
-            } else {
-                steps.iter().find(|step| step.encode_tiles.is_some() == *lazy).unwrap_or(first)
-            };
             let question = &settings.questions[choices.below(settings.questions.len())];
-            let (measured, _, _, [p50, bound]) = ask(pipeline, frame, question, step)?;
-            fresh.pairs.push([p50.0, bound.0, measured.0]);
+            // The first on a frame pays for its ingest, with all tiles and with coarse views in turn; a frame that was taken in for a small step can't give more
+            // than that.
+            let lazy = (number / ON_A_FRESH).is_multiple_of(2);
+            let of_kind: Vec<&Step> = steps.iter().filter(|step| step.encode_tiles.is_some() == lazy).collect();
+            let of_kind = if of_kind.is_empty() { steps.iter().collect() } else { of_kind };
+            let taken = match &frame {
+                Some(frame) if !number.is_multiple_of(ON_A_FRESH) => ask(pipeline, frame, question, of_kind[choices.below(of_kind.len())])?,
+                _ => {
+                    look(around, rounds.len() + number / ON_A_FRESH);
+                    let path = &settings.frames[choices.below(settings.frames.len())];
+                    let (new, taken) = ask_first(pipeline, path, question, of_kind[0])?;
+                    frame = Some(new);
+                    fresh.firsts += 1;
+                    taken
+                }
+            };
+            let [p50, bound] = taken.predicted;
+            fresh.pairs.push([p50.0, bound.0, taken.total.0]);
         }
         fresh.judge();
     }
@@ -237,15 +265,20 @@ impl Fresh {
 /// The calibration that `ingests` and the questions of `steps` make.
 fn calibrate(identity: Identity, ingests: &[Spent], steps: &[StepTimes]) -> Calibration {
     let questions = || steps.iter().flat_map(|step| &step.spent);
-    let pairs = |stage: Stage| {
-        let all = ingests.iter().chain(questions()).map(|spent| (spent.nominal.get(stage), spent.measured.get(stage)));
-        all.filter(|(nominal, _)| nominal.0 > 0.0).collect::<Vec<_>>()
+    let pairs = |spent: &mut dyn Iterator<Item = &Spent>, stage: Stage| -> Vec<(Millis, Millis)> {
+        let all = spent.map(|spent| (spent.nominal.get(stage), spent.measured.get(stage)));
+        all.filter(|(nominal, _)| nominal.0 > 0.0).collect()
     };
     let stages = Stage::ALL.into_iter().filter_map(|stage| {
-        let pairs = pairs(stage);
+        // A bound holds for each step by itself. Of what belongs to ingest a step has too few: those are one group.
+        let groups: Vec<_> = if stage.at_ingest() {
+            vec![pairs(&mut ingests.iter().chain(questions()), stage)]
+        } else {
+            steps.iter().map(|step| pairs(&mut step.spent.iter(), stage)).collect()
+        };
         // What was measured often enough for the 99th percentile is held to that one.
-        let at = if pairs.len() >= needed(0.99) { 0.99 } else { percentile(stage) };
-        Some((stage.name().to_owned(), Fit::new(&pairs, at)?))
+        let enough = groups.iter().all(|group| group.len() >= needed(0.99));
+        Some((stage.name().to_owned(), Fit::new(&groups, if enough { 0.99 } else { percentile(stage) })?))
     });
     let median = |values: Vec<f64>| {
         let mut values = values;
@@ -257,9 +290,9 @@ fn calibrate(identity: Identity, ingests: &[Spent], steps: &[StepTimes]) -> Cali
     let lazy = steps.iter().filter_map(|step| Some((f64::from(step.step.encode_tiles?.0), &step.spent)));
     let tiles_share = median(lazy.flat_map(|(most, spent)| spent.iter().map(move |spent| f64::from(spent.tiles.0) / most)).collect());
     let steps = median(questions().map(|spent| f64::from(spent.steps.0)).collect());
-    let stepped = questions().filter(|spent| spent.steps.0 > 0);
-    let mut each: Vec<f64> = stepped.map(|spent| spent.measured.get(Stage::Generate).0 / f64::from(spent.steps.0)).collect();
-    let most = each.iter().copied().fold(0.0, f64::max);
-    let step_bound_ms = upper_bound(&mut each, 0.99).unwrap_or(most);
+    // Of each answer the longest step: what is above the 99th percentile of those is above that of all steps.
+    let mut longest: Vec<f64> = questions().filter(|spent| spent.steps.0 > 0).map(|spent| spent.longest_step.0).collect();
+    let most = longest.iter().copied().fold(0.0, f64::max);
+    let step_bound_ms = upper_bound(&mut longest, 0.99).unwrap_or(most);
     Calibration { format: 1, identity, stages: stages.collect(), projected_share, tiles_share, steps, step_bound_ms }
 }

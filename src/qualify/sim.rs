@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 
 use crate::board::{ScriptedBoard, Trace};
-use crate::compress::{Mode, Selector};
-use crate::pipeline::{Clock, Finish, Frame, Pipeline, PipelineError, Question, Request, Spent};
-use crate::planner::{Calibration, PlannerError, Stage, Step, slowdown};
+use crate::compress::Mode;
+use crate::imaging::FrameSource;
+use crate::pipeline::{Clock, Finish, Frame, Pipeline, PipelineError, PromptIds, Request, Spent};
+use crate::planner::{Calibration, Plan, PlannerError, Stage, Step, slowdown};
 use crate::qualify::QualifyError;
-use crate::qualify::measure::{Around, Choices, Settings, measure, open, steps};
+use crate::qualify::measure::{Around, Choices, Settings, measure, open, request, steps};
 use crate::units::{Millis, Readings};
 
 /// Milliseconds that a stage takes beside its nominal time, and how many a nominal millisecond takes: as a small board might.
@@ -89,13 +90,20 @@ pub struct SimResult {
     pub asked: usize,
     pub answered: usize,
     pub refused: usize,
-    /// Answers after their deadline, and those of them in which some stage took longer than its calibrated bound under the board's readings.
+    /// Answers after their deadline, and those of them whose stages went over their calibrated bounds, under what the board told when the question was planned,
+    /// by at least as much as the answer was late.
     pub late: usize,
     pub late_traced: usize,
     /// Questions refused though the least that the ladder has would have fitted by its bound.
     pub refused_wrongly: usize,
-    /// Refusals whose smallest deadline was accepted when asked again at the same moment.
+    /// Refusals whose smallest deadline was accepted when asked again at the same moment; one in eight of them is then answered.
     pub accepted_again: usize,
+    pub answered_again: usize,
+    /// Questions refused because the board was in another power mode than the calibrated one.
+    pub other_mode: usize,
+    /// Answers about two frames, and those with coverage.
+    pub of_two: usize,
+    pub covered: usize,
     /// Answers that time ended, and those that stepped down between stages.
     pub ended_by_deadline: usize,
     pub stepped_down: usize,
@@ -116,80 +124,29 @@ pub fn simulate(mut pipeline: Pipeline, trace: &Trace, settings: &SimSettings) -
         return Err(QualifyError::Input { what: "frames and questions", wanted: "one at least", found: "none".into() });
     };
     let steps = steps(&pipeline, path, question)?;
-    let calibration = cool_calibration(&mut pipeline, settings, &steps)?;
+    let calibration = cool_calibration(&mut pipeline, settings, &steps, trace.segments()[0].power_mode.clone())?;
     let clock = Arc::new(ScriptedClock::new(trace.clone(), settings.seed));
     let senses = Arc::clone(&clock);
     pipeline.set_clock(Arc::clone(&clock) as Arc<dyn Clock>);
     pipeline.set_senses(Box::new(move || senses.readings()));
     pipeline.calibrate(Some(calibration));
-    let mut choices = Choices::new(settings.seed ^ 0x5157);
-    let mut result = SimResult::default();
-    let mut totals = Vec::new();
-    let mut frame: Option<Frame> = None;
+    let mut flight = Flight {
+        pipeline,
+        clock,
+        settings,
+        steps,
+        choices: Choices::new(settings.seed ^ 0x5157),
+        held: Vec::new(),
+        result: SimResult::default(),
+        totals: Vec::new(),
+    };
     let pause = settings.hours * 3.6e6 / settings.n.max(1) as f64;
     for _ in 0..settings.n {
-        // Questions come at random moments, on the frame at hand or on a new one.
-        clock.wait(Millis(-pause * (1.0 - choices.share()).ln()));
-        result.asked += 1;
-        let hot = clock.readings().temperature.map_or(0.0, |now| now.0);
-        result.hottest_c = result.hottest_c.max(hot);
-        let question = &settings.questions[choices.below(settings.questions.len())];
-        let prompt = pipeline.prompt(question)?;
-        let first = &steps[choices.below(steps.len())];
-        let mut request = Request {
-            budget: first.budget.clone(),
-            selector: Selector::UhrBat,
-            mode: Mode::Paper,
-            encode_tiles: first.encode_tiles,
-            max_new: first.max_new,
-            deadline: None,
-        };
-        let held = frame.take().filter(|_| choices.share() < 0.9);
-        let path = &settings.frames[choices.below(settings.frames.len())];
-        let new = if held.is_none() { vec![open(&pipeline, path)?] } else { Vec::new() };
-        let plan = |pipeline: &Pipeline, request: &Request| match &held {
-            Some(frame) => pipeline.plan_again(&[frame], &prompt, request),
-            None => pipeline.plan_first(&new, &prompt, request),
-        };
-        // From a third of the least that would do to three times the most.
-        let heat = slowdown(pipeline.profile().thermal.as_ref(), &clock.readings());
-        let totals_of: Vec<f64> =
-            plan(&pipeline, &request)?.rungs().iter().filter_map(|rung| rung.total()).map(|total| total.0 * heat).collect();
-        let (least, most) = totals_of.iter().fold((f64::INFINITY, 0.0_f64), |(least, most), total| (least.min(*total), most.max(*total)));
-        let deadline = Millis((least / 3.0 * (9.0 * most / least).powf(choices.share())).ceil());
-        request.deadline = Some(deadline);
-        let mut plan = match plan(&pipeline, &request) {
-            Ok(plan) => plan,
-            Err(PipelineError::Planner(PlannerError::Deadline { wanted, smallest })) => {
-                result.refused += 1;
-                result.refused_wrongly += usize::from(least <= wanted.0);
-                request.deadline = Some(smallest);
-                result.accepted_again += usize::from(plan(&pipeline, &request).is_ok());
-                frame = held;
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let begun = clock.now();
-        let (mut held, mut ingest) = (held, None);
-        for source in new {
-            let (frame, spent) = pipeline.ingest(0, source, &mut plan, &mut |_, _| ())?;
-            (held, ingest) = (Some(frame), Some(spent));
-        }
-        let Some(held) = held else { continue };
-        let question = Question { prompt, mode: Mode::Paper };
-        let (answer, spent) = pipeline.answer(&[&held], &question, &mut plan, ingest)?;
-        frame = Some(held);
-        totals.push((clock.now() - begun).0);
-        result.answered += 1;
-        result.ended_by_deadline += usize::from(answer.finish == Finish::Deadline);
-        result.stepped_down += usize::from(!plan.descents.is_empty());
-        *result.by_step.entry(plan.rung().step.name.clone()).or_default() += 1;
-        if answer.finish == Finish::Late {
-            result.late += 1;
-            result.late_traced += usize::from(beyond_its_bound(&pipeline, &spent, heat));
-        }
+        // Questions come at random moments.
+        flight.clock.wait(Millis(-pause * (1.0 - flight.choices.share()).ln()));
+        flight.question()?;
     }
+    let Flight { clock, mut result, mut totals, .. } = flight;
     result.hours = clock.now().0 / 3.6e6;
     totals.sort_by(f64::total_cmp);
     if !totals.is_empty() {
@@ -198,13 +155,141 @@ pub fn simulate(mut pipeline: Pipeline, trace: &Trace, settings: &SimSettings) -
     Ok(result)
 }
 
+/// A simulation in its course.
+struct Flight<'a> {
+    pipeline: Pipeline,
+    clock: Arc<ScriptedClock>,
+    settings: &'a SimSettings,
+    steps: Vec<Step>,
+    choices: Choices,
+    /// Frames in their slots that the next question may be about.
+    held: Vec<Frame>,
+    result: SimResult,
+    totals: Vec<f64>,
+}
+
+impl Flight<'_> {
+    fn heat(&self) -> f64 {
+        slowdown(self.pipeline.profile().thermal.as_ref(), &self.clock.readings())
+    }
+
+    fn plan(&self, new: &[FrameSource], prompt: &PromptIds, request: &Request) -> Result<Plan, PipelineError> {
+        if new.is_empty() {
+            let held: Vec<&Frame> = self.held.iter().collect();
+            self.pipeline.plan_again(&held, prompt, request)
+        } else {
+            self.pipeline.plan_first(new, prompt, request)
+        }
+    }
+
+    /// One question, on the frames at hand or on new ones, one in five on two of them, one in five with coverage.
+    fn question(&mut self) -> Result<(), QualifyError> {
+        let settings = self.settings;
+        self.result.asked += 1;
+        let hot = self.clock.readings().temperature.map_or(0.0, |now| now.0);
+        self.result.hottest_c = self.result.hottest_c.max(hot);
+        let text = &settings.questions[self.choices.below(settings.questions.len())];
+        let prompt = self.pipeline.prompt(text)?;
+        let step = &self.steps[self.choices.below(self.steps.len())];
+        let mode = if self.choices.share() < 0.2 { Mode::Coverage } else { Mode::Paper };
+        let mut request = Request { mode, ..request(step) };
+        let mut new = Vec::new();
+        if self.held.is_empty() || self.choices.share() < 0.1 {
+            let frames = if self.choices.share() < 0.2 { 2 } else { 1 };
+            for _ in 0..frames.min(self.pipeline.profile().frame.slots) {
+                new.push(open(&self.pipeline, &settings.frames[self.choices.below(settings.frames.len())])?);
+            }
+        }
+        // From a third of the least that would do to three times the most.
+        let free = match self.plan(&new, &prompt, &request) {
+            // Of what was encoded for a small step, more can't be had; so it is when two frames share one tile budget.
+            Err(PipelineError::Planner(error)) => return self.refused(&error),
+            plan => plan?,
+        };
+        let heat = self.heat();
+        let totals: Vec<f64> = free.rungs().iter().filter_map(|rung| rung.total(free.began())).map(|total| total.0 * heat).collect();
+        let (least, most) = totals.iter().fold((f64::INFINITY, 0.0_f64), |(least, most), total| (least.min(*total), most.max(*total)));
+        // In another power mode there are no predictions: any deadline will do to be refused.
+        let least = if totals.is_empty() { 1.0 } else { least };
+        let deadline = Millis((least / 3.0 * (9.0 * most.max(least) / least).powf(self.choices.share())).ceil());
+        request.deadline = Some(deadline);
+        match self.plan(&new, &prompt, &request) {
+            Ok(plan) => self.answer(new, prompt, plan),
+            Err(PipelineError::Planner(PlannerError::Deadline { wanted, smallest })) => {
+                self.result.refused += 1;
+                self.result.refused_wrongly += usize::from(least <= wanted.0);
+                request.deadline = Some(smallest);
+                if let Ok(plan) = self.plan(&new, &prompt, &request) {
+                    self.result.accepted_again += 1;
+                    if self.choices.below(8) == 0 {
+                        self.result.answered_again += 1;
+                        self.answer(new, prompt, plan)?;
+                    }
+                }
+                Ok(())
+            }
+            Err(PipelineError::Planner(error)) => self.refused(&error),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A refusal that has nothing to do with time.
+    fn refused(&mut self, error: &PlannerError) -> Result<(), QualifyError> {
+        match error {
+            PlannerError::PowerMode { .. } => self.result.other_mode += 1,
+            error => return Err(PipelineError::from(error.clone()).into()),
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, new: Vec<FrameSource>, prompt: PromptIds, mut plan: Plan) -> Result<(), QualifyError> {
+        let begun = self.clock.now();
+        let mut ingest = None;
+        if !new.is_empty() {
+            self.held.clear();
+            let mut spent = Spent::default();
+            for (number, source) in new.into_iter().enumerate() {
+                let (frame, of_frame) = self.pipeline.ingest(number, source, &mut plan, &mut |_, _| ())?;
+                spent += of_frame;
+                self.held.push(frame);
+            }
+            ingest = Some(spent);
+        }
+        let frames: Vec<&Frame> = self.held.iter().collect();
+        let mode = plan.mode;
+        let (answer, spent) = self.pipeline.answer(&frames, &prompt, &mut plan, ingest, &mut |_| ())?;
+        let took = self.clock.now() - begun;
+        self.totals.push(took.0);
+        let result = &mut self.result;
+        result.answered += 1;
+        result.of_two += usize::from(frames.len() > 1);
+        result.covered += usize::from(mode == Mode::Coverage);
+        result.ended_by_deadline += usize::from(answer.finish == Finish::Deadline);
+        result.stepped_down += usize::from(!plan.descents.is_empty());
+        *result.by_step.entry(plan.rung().step.name.clone()).or_default() += 1;
+        if answer.finish == Finish::Late {
+            let late = took - plan.deadline.unwrap_or_default();
+            result.late += 1;
+            result.late_traced += usize::from(excess(&self.pipeline, &spent, plan.slowdown, frames.len()).0 >= late.0);
+        }
+        Ok(())
+    }
+}
+
 /// A board that stays cool.
 const COOL: &str = "seed = 1\nslowdown-noise = 0.0\n[[segment]]\nuntil-s = 1.0\ntemperature-c = 40.0\nslowdown = 1.0\n";
 
-fn cool_calibration(pipeline: &mut Pipeline, settings: &SimSettings, steps: &[Step]) -> Result<Calibration, QualifyError> {
+fn cool_calibration(
+    pipeline: &mut Pipeline,
+    settings: &SimSettings,
+    steps: &[Step],
+    mode: Option<String>,
+) -> Result<Calibration, QualifyError> {
     let clock = Arc::new(ScriptedClock::new(Trace::parse(COOL)?, settings.seed ^ 0xC001));
     pipeline.set_clock(Arc::clone(&clock) as Arc<dyn Clock>);
-    let identity = pipeline.identity("virtual");
+    // The calibration is of the power mode in which the flight begins.
+    let mut identity = pipeline.identity("virtual");
+    identity.power_mode = mode;
     let measured = measure(
         pipeline,
         &Settings {
@@ -222,11 +307,17 @@ fn cool_calibration(pipeline: &mut Pipeline, settings: &SimSettings, steps: &[St
     Ok(measured.calibration)
 }
 
-/// Whether a stage took longer than the calibration's bound for the work that it did, under what the board told when the question was planned.
-fn beyond_its_bound(pipeline: &Pipeline, spent: &Spent, heat: f64) -> bool {
-    let Some(calibration) = &pipeline.costs().calibration else { return false };
-    Stage::ALL.into_iter().any(|stage| {
-        let fit = calibration.stages.get(stage.name());
-        fit.is_some_and(|fit| spent.measured.get(stage) > fit.bound(spent.nominal.get(stage)) * heat)
-    })
+/// How much longer than the calibration's bounds for the work that they did the stages took, under what the board told when the question was planned. Of
+/// the decoder's steps, which are looked at one by one, the longest counts.
+fn excess(pipeline: &Pipeline, spent: &Spent, heat: f64, frames: usize) -> Millis {
+    let Some(calibration) = &pipeline.costs().calibration else { return Millis::ZERO };
+    let over = |stage: Stage| {
+        let Some(fit) = calibration.stages.get(stage.name()) else { return Millis::ZERO };
+        let nominal = spent.nominal.get(stage);
+        // Each frame has its own bound, which is never below that of the smallest work that was measured.
+        let each = fit.bound(nominal * (1.0 / frames as f64)) * frames as f64;
+        spent.measured.get(stage) - each * heat
+    };
+    let step = spent.longest_step - Millis(calibration.step_bound_ms) * heat;
+    Stage::ALL.into_iter().filter(|stage| *stage != Stage::Generate).map(over).sum::<Millis>() + over(Stage::Generate).max(step)
 }

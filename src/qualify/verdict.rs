@@ -43,6 +43,11 @@ pub fn verdicts(
         let (limit, found, outcome) = held(&first.distribution, limits.question);
         add("question, 99th percentile", limit, found, outcome);
     }
+    // What a question gives way to must keep the limit too.
+    for step in steps.iter().skip(1) {
+        let (limit, found, outcome) = held(&step.distribution, limits.question);
+        add(&format!("step {}, 99th percentile", named(&step.step)), limit, found, outcome);
+    }
     let (limit, found, outcome) = held(ingest, limits.ingest);
     add("ingest, 95th percentile", limit, found, outcome);
     let hottest = board.iter().filter_map(|sample| sample.readings.temperature).map(|now| now.0).reduce(f32::max).map(Celsius);
@@ -55,7 +60,11 @@ pub fn verdicts(
     add("temperature", limits.temperature.map_or_else(|| "none set".into(), |limit| limit.to_string()), found, outcome);
     let shown = fresh.n > 0;
     let judged = |good| if shown { met(good) } else { Outcome::NoLimit };
-    let found = if shown { format!("{:.1} % of {} fresh questions", fresh.coverage * 100.0, fresh.n) } else { "not measured".into() };
+    let found = if shown {
+        format!("{:.1} % of {} fresh questions, {} of them first ones", fresh.coverage * 100.0, fresh.n, fresh.firsts)
+    } else {
+        "not measured".into()
+    };
     add("predicted bounds hold", "98 %".into(), found, judged(fresh.coverage >= COVERAGE));
     let found = if shown { format!("{:.1} %", fresh.median_error * 100.0) } else { "not measured".into() };
     add("median error of predictions", "15 %".into(), found, judged(fresh.median_error <= MEDIAN_ERROR));
