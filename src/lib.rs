@@ -28,6 +28,8 @@ pub mod journal;
 
 pub mod http;
 
+pub mod service;
+
 pub mod qualify;
 
 pub mod cli;

@@ -5,6 +5,7 @@ mod compress;
 mod model_logits;
 mod plan;
 mod qualify;
+mod serve;
 mod views;
 
 use std::io::Write;
@@ -20,10 +21,12 @@ use crate::compress::CompressError;
 use crate::config::{ConfigError, Manifest, Profile};
 use crate::engine::{DecoderError, EngineError};
 use crate::imaging::{ImagingError, LabelMapError, Limits};
+use crate::journal::JournalError;
 use crate::pipeline::{Pipeline, PipelineError};
 use crate::planner::{CalibrationError, PlannerError};
 use crate::qualify::QualifyError;
 use crate::report::ReportError;
+use crate::service::ServiceError;
 
 /// Where `qualify` writes what the planner reads.
 const CALIBRATION: &str = "qualification/qualification.json";
@@ -50,14 +53,19 @@ pub struct Cli {
     /// No progress on stderr, and of an answer its text alone
     #[arg(long, global = true)]
     quiet: bool,
+    /// Without one: `serve`
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Ask one or more questions about a frame
     Ask(ask::AskArgs),
+    /// The daemon: frames from folders, questions from a spool folder and HTTP, everything in a journal
+    Serve(serve::ServeArgs),
+    /// How a running daemon stands
+    Status(serve::StatusArgs),
     /// Print the memory map of a profile and a model, and what a question will take
     Plan(plan::PlanArgs),
     /// Measure whether this device meets its profile's limits; the planner uses what is measured
@@ -120,6 +128,10 @@ pub enum CliError {
     Calibration(#[from] CalibrationError),
     #[error(transparent)]
     Qualify(#[from] QualifyError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    #[error(transparent)]
+    Journal(Box<JournalError>),
     #[error("qualification not met")]
     NotQualified,
     #[error(transparent)]
@@ -142,6 +154,12 @@ impl From<PipelineError> for CliError {
     }
 }
 
+impl From<JournalError> for CliError {
+    fn from(error: JournalError) -> Self {
+        Self::Journal(Box::new(error))
+    }
+}
+
 impl CliError {
     /// 1 refused or failed, 2 usage, 3 budget or deadline, 5 bad or hostile input.
     #[must_use]
@@ -155,6 +173,12 @@ impl CliError {
             Self::Engine(error) => engine_code(error),
             Self::Planner(error) => planner_code(error),
             Self::NotQualified => 4,
+            Self::Service(error) => match error {
+                ServiceError::Pipeline(error) => pipeline_code(error),
+                ServiceError::Journal(error) => journal_code(error),
+                ServiceError::System { .. } | ServiceError::Silent { .. } | ServiceError::Thread { .. } => 1,
+            },
+            Self::Journal(error) => journal_code(error),
             Self::Qualify(error) => match error {
                 QualifyError::Pipeline(error) => pipeline_code(error),
                 QualifyError::Imaging(error) => error.exit_code(),
@@ -192,6 +216,18 @@ fn pipeline_code(error: &PipelineError) -> u8 {
         PipelineError::Full(_) | PipelineError::Compress(CompressError::Coverage { .. }) => 3,
         PipelineError::Compress(_) | PipelineError::Stale(_) => 1,
         PipelineError::Positions(_) | PipelineError::Geometry(_) => 5,
+    }
+}
+
+fn journal_code(error: &JournalError) -> u8 {
+    match error {
+        JournalError::Version { .. } | JournalError::Content { .. } => 5,
+        JournalError::ReadOnly { .. }
+        | JournalError::Taken { .. }
+        | JournalError::Missing { .. }
+        | JournalError::Full { .. }
+        | JournalError::Sqlite { .. }
+        | JournalError::File { .. } => 1,
     }
 }
 
@@ -235,7 +271,10 @@ fn planner_code(error: &PlannerError) -> u8 {
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> Result<(), CliError> {
-        match &self.command {
+        let usual = Command::Serve(serve::ServeArgs::default());
+        match self.command.as_ref().unwrap_or(&usual) {
+            Command::Serve(args) => serve::run(args, &self),
+            Command::Status(args) => serve::status(args, &self),
             Command::Ask(args) => ask::run(args, &self),
             Command::Plan(args) => plan::run(args, &self),
             Command::Qualify(args) => qualify::run(args, &self),

@@ -8,6 +8,7 @@
 //! view's filter spans. One thread decodes a batch while all others filter the one before. What can't be decoded by rows (progressive JPEG, interlaced PNG, WebP, large strips or tiles) is admitted against the memory left, or refused with the figure.
 
 mod decode;
+mod end;
 mod fit;
 mod geotag;
 mod label_map;
@@ -21,6 +22,7 @@ mod zoom;
 use std::path::PathBuf;
 
 pub use decode::decoder_bytes;
+pub use end::has_end;
 pub use fit::fit;
 pub use geotag::Geotag;
 pub use label_map::{LabelMap, LabelMapError};

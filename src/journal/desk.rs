@@ -15,7 +15,7 @@ use crate::journal::{
 };
 use crate::units::{Bytes, FrameId, FrameNumber, Millis, QuestionId, UnixMillis};
 
-pub use crate::journal::queue::QuestionWork;
+pub use crate::journal::queue::{FrameFile, QuestionWork};
 
 /// What the desk admits.
 #[derive(Clone, Debug)]
@@ -112,7 +112,11 @@ impl Desk {
             live.insert(entry.id, watch::Sender::new(Progress::Queued { ahead: 0 }));
             // A clock that was set back lets no time pass.
             let passed = Millis(now.0.saturating_sub(entry.accepted_at.0).max(0) as f64);
-            queue.put_back(QuestionWork::new(entry, passed));
+            let mut files = Vec::new();
+            for id in &entry.frames {
+                files.extend(journal.frame(*id)?.map(file));
+            }
+            queue.put_back(QuestionWork::new(entry, files, passed));
         }
         let mut backlog = Backlog::new(limits.backlog);
         let (mut before, mut dropped) = (None, 0);
@@ -194,7 +198,8 @@ impl Desk {
             return Ok((known, false));
         }
         self.check(&asked)?;
-        let frames = asked.frames.iter().map(|frame| self.resolve(*frame)).collect::<Result<Vec<_>, _>>()?;
+        let files = asked.frames.iter().map(|frame| self.resolve(*frame)).collect::<Result<Vec<_>, _>>()?;
+        let frames: Vec<FrameId> = files.iter().map(|file| file.id).collect();
         {
             let mut state = self.state();
             if state.stopping {
@@ -228,7 +233,7 @@ impl Desk {
         let mut state = self.state();
         state.full = None;
         state.live.insert(id, watch::Sender::new(Progress::Queued { ahead: 0 }));
-        state.queue.fill(QuestionWork::new(entry, Millis::ZERO));
+        state.queue.fill(QuestionWork::new(entry, files, Millis::ZERO));
         state.tell_places();
         inner.changed.notify_all();
         Ok((id, true))
@@ -264,10 +269,10 @@ impl Desk {
         Ok(())
     }
 
-    fn resolve(&self, frame: FrameRef) -> Result<FrameId, Refused> {
+    fn resolve(&self, frame: FrameRef) -> Result<FrameFile, Refused> {
         let journal = &self.inner.journal;
         match frame {
-            FrameRef::Newest => Ok(journal.newest()?.ok_or(Refused::NoneYet)?.id),
+            FrameRef::Newest => Ok(file(journal.newest()?.ok_or(Refused::NoneYet)?)),
             FrameRef::Id(id) => match journal.frame(id)? {
                 None => Err(Refused::NoFrame { id }),
                 Some(FrameEntry { state: FrameState::Failed, reason, .. }) => Err(Refused::Value {
@@ -275,7 +280,7 @@ impl Desk {
                     wanted: "one that could be taken in".into(),
                     found: reason.unwrap_or_else(|| "one that couldn't".into()),
                 }),
-                Some(_) => Ok(id),
+                Some(entry) => Ok(file(entry)),
             },
         }
     }
@@ -522,6 +527,12 @@ impl Desk {
         self.state().full = reason;
     }
 
+    /// Why nothing can be written, as it was said last.
+    #[must_use]
+    pub fn journal_full(&self) -> Option<String> {
+        self.state().full.clone()
+    }
+
     /// No more questions; [`Self::next_work`] gives [`Work::Stop`].
     pub fn stop(&self) {
         self.state().stopping = true;
@@ -557,6 +568,10 @@ impl Desk {
         status.journal.pruned = journal.pruned();
         *self.inner.status.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(status);
     }
+}
+
+fn file(entry: FrameEntry) -> FrameFile {
+    FrameFile { id: entry.id, path: entry.path, sha256: entry.sha256 }
 }
 
 const OVERLOAD: &str = "more frames came than could be taken in; a question about it takes it in";

@@ -19,7 +19,7 @@ mod types;
 
 use std::path::PathBuf;
 
-pub use desk::{Counts, Desk, DeskLimits, FrameWork, QuestionWork, Work};
+pub use desk::{Counts, Desk, DeskLimits, FrameFile, FrameWork, QuestionWork, Work};
 pub use export::geojson;
 pub use frames::{FileMark, FileOutcome, Seen};
 pub use layers::{deflated, inflated};

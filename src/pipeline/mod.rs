@@ -12,6 +12,7 @@ mod clock;
 mod engines;
 mod evidence;
 mod ingest;
+mod kept;
 mod lazy;
 mod maps;
 mod planning;
@@ -23,6 +24,7 @@ pub use answer::Told;
 pub use clock::{Clock, Monotonic};
 pub use engines::Engines;
 pub use ingest::Frame;
+pub use kept::Importance;
 pub use planning::{Request, Spent};
 pub use prompt::PromptIds;
 pub use receipt::{Answer, Finish, Receipt};
@@ -123,6 +125,8 @@ pub struct Pipeline {
     /// Importance as the decoder gives it, over the anchor's grid, and over the view at hand.
     seen_scores: Vec<f32>,
     anchor_scores: Vec<f32>,
+    /// The anchor's importance of each frame of the last question, `[MAX_FRAMES, anchor]`, for pictures.
+    seen_importance: Vec<u8>,
     view_scores: Vec<f32>,
     chosen: Chosen,
     /// Fine tiles by importance.
@@ -196,6 +200,7 @@ impl Pipeline {
             relabelled: vec![0; work.tokens],
             seen_scores: vec![0.0; anchor],
             anchor_scores: vec![0.0; anchor],
+            seen_importance: vec![0; planner::MAX_FRAMES * anchor],
             view_scores: vec![0.0; work.tokens],
             chosen: Chosen::new(frames * shape.views().len(), profile.tokens.max_visual.get(), frames * shape.all_tokens().get()),
             profile,
