@@ -1,10 +1,13 @@
 //! The command line: one file a subcommand, and the one table of exit codes.
 
 mod ask;
+mod batch;
 mod compress;
+mod journal;
 mod model_logits;
 mod plan;
 mod qualify;
+mod replay;
 mod serve;
 mod views;
 
@@ -64,6 +67,12 @@ enum Command {
     Ask(ask::AskArgs),
     /// The daemon: frames from folders, questions from a spool folder and HTTP, everything in a journal
     Serve(serve::ServeArgs),
+    /// What was asked and answered
+    Journal(journal::JournalArgs),
+    /// A question of the journal once more: the same selection and text, or what differs
+    Replay(replay::ReplayArgs),
+    /// Many frames times many questions
+    Batch(batch::BatchArgs),
     /// How a running daemon stands
     Status(serve::StatusArgs),
     /// Print the memory map of a profile and a model, and what a question will take
@@ -274,6 +283,9 @@ impl Cli {
         let usual = Command::Serve(serve::ServeArgs::default());
         match self.command.as_ref().unwrap_or(&usual) {
             Command::Serve(args) => serve::run(args, &self),
+            Command::Journal(args) => journal::run(args, &self),
+            Command::Replay(args) => replay::run(args, &self),
+            Command::Batch(args) => batch::run(args, &self),
             Command::Status(args) => serve::status(args, &self),
             Command::Ask(args) => ask::run(args, &self),
             Command::Plan(args) => plan::run(args, &self),

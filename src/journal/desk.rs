@@ -496,6 +496,15 @@ impl Desk {
         self.state().backlog.forget(frame);
     }
 
+    /// A frame is to be taken in again, where the backlog has room for it.
+    pub fn capture_again(&self, frame: FrameId) {
+        let Ok(Some(entry)) = self.inner.journal.frame(frame) else { return };
+        let mut state = self.state();
+        if state.backlog.len() < state.backlog.most() {
+            state.backlog.put(entry);
+        }
+    }
+
     /// Writes how a question ended, then tells those who follow it.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ pub use desk::{Counts, Desk, DeskLimits, FrameFile, FrameWork, QuestionWork, Wor
 pub use export::geojson;
 pub use frames::{FileMark, FileOutcome, Seen};
 pub use layers::{deflated, inflated};
+pub use names::word;
 pub use status::{FolderStatus, FramesStatus, JournalStatus, MemoryStatus, QuestionsStatus, Status, WatchdogStatus};
 pub use store::{Journal, JournalLimits};
 pub use types::{

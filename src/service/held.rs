@@ -47,6 +47,13 @@ impl Held {
         self.0.retain(|held| (held.id, held.seed) != (id, seed));
     }
 
+    /// Forgets frames that were taken in for one question.
+    pub fn forget_partial(&mut self) -> Vec<FrameId> {
+        let partial = self.0.iter().filter(|held| !held.whole).map(|held| held.id).collect();
+        self.0.retain(|held| held.whole);
+        partial
+    }
+
     /// Forgets what is no longer in its slot.
     pub fn sweep(&mut self, pipeline: &Pipeline) {
         self.0.retain(|held| pipeline.holds(&held.frame));

@@ -276,6 +276,7 @@ impl Service {
             return Err(ServiceError::Thread { thread: "clerk" });
         }
         let _ = std::fs::remove_file(told::socket(self.desk.journal().path()));
+        self.desk.journal().tidy();
         self.log.info("ended");
         ended
     }

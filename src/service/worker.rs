@@ -106,14 +106,19 @@ impl Worker {
             max_new: work.max_new.unwrap_or(profile.tokens.max_new),
             deadline: work.left(),
         };
-        match self.try_answer(work, &prompt, &request, seed) {
+        let answered = match self.try_answer(work, &prompt, &request, seed) {
             // Its frames were taken in for a question that wanted less.
             Err(Refusal { again: true, .. }) => {
                 work.frames.iter().for_each(|id| self.held.forget(*id, seed));
                 self.try_answer(work, &prompt, &Request { deadline: work.left(), ..request }, seed)
             }
             done => done,
+        };
+        // What was taken in for one question isn't what the next one would find: it is taken in for all of them when there is time.
+        for id in self.held.forget_partial() {
+            self.desk.capture_again(id);
         }
+        answered
     }
 
     fn try_answer(&mut self, work: &QuestionWork, prompt: &PromptIds, request: &Request, seed: u64) -> Result<Answered, Refusal> {
