@@ -74,7 +74,7 @@ pub async fn bring(State(app): State<App>, headers: HeaderMap, body: Body) -> Re
         let message = format!("content-type: wanted that of a picture (image/…), found {found:?}");
         return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-type", message));
     }
-    let held = body::read(&app, &headers, body, app.settings.max_body).await?;
+    let held = body::read(&app, &headers, body, app.settings.max_picture).await?;
     let entry = app.blocking(move |desk| desk.bring(&held.bytes)).await??;
     Ok((StatusCode::CREATED, [(header::LOCATION, format!("/api/frames/{}", entry.id))], Json(entry)).into_response())
 }

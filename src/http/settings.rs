@@ -70,8 +70,10 @@ pub struct HttpSettings {
     /// What a frame that is shown must keep to; `whole` beside what the pipeline's own decoding may hold.
     pub frame: Limits,
     pub reading: Reading,
-    /// The largest body: a picture as a data URL.
+    /// The largest document: a question with its pictures as data URLs, a third longer than they are.
     pub max_body: Bytes,
+    /// The largest picture that is sent as it is.
+    pub max_picture: Bytes,
     /// Connections at once. Where one more comes, one that waits for a request gives way.
     pub connections: usize,
     /// Answers that are being streamed at once.
@@ -94,7 +96,8 @@ impl HttpSettings {
             zoom_most: Bytes(2 << 30),
             frame,
             reading: Reading::default(),
-            max_body: Bytes(48 << 20),
+            max_body: Bytes(32 << 20),
+            max_picture: Bytes(64 << 20),
             connections: 512,
             streams: 128,
             rate: 200.0,
@@ -116,5 +119,6 @@ const DOCUMENTS: usize = 16 << 20;
 #[must_use]
 pub fn http_bytes(settings: &HttpSettings) -> Bytes {
     let body = settings.max_body.0;
-    Bytes::of::<u8>(settings.connections * CONNECTION + DOCUMENTS) + Bytes(body * 2 + body / 4 * 3) + zoom_bytes(settings.frame.max_side)
+    let large = (body * 2 + body / 4 * 3).max(settings.max_picture.0);
+    Bytes::of::<u8>(settings.connections * CONNECTION + DOCUMENTS) + Bytes(large) + zoom_bytes(settings.frame.max_side)
 }

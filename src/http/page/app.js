@@ -17,9 +17,9 @@ const state = {
   looked: null, // its layers, a frame each
 };
 
-const clock = (ms) => new Date(ms).toLocaleString([], { dateStyle: "short", timeStyle: "medium" });
+const clock = (ms) => `${new Date(ms).toLocaleDateString("en-CA")} ${new Date(ms).toLocaleTimeString("en-GB")}`;
 const viewer = new Viewer($("canvas"), ({ scale, x, y }) => {
-  $("place").textContent = `${scale >= 1 ? scale.toFixed(1).replace(/\.0$/, "") : scale.toPrecision(2)} : 1   x ${Math.round(x)}  y ${Math.round(y)}`;
+  $("place").textContent = `${Math.round(scale * 100) || (scale * 100).toFixed(1)} %   x ${Math.round(x)}, y ${Math.round(y)}`;
 });
 globalThis.uhrViewer = viewer; // for whoever measures how long tiles take
 
@@ -62,9 +62,9 @@ async function loadThumbnail(id) {
 
 function frameNote(frame) {
   if (frame.state === "failed") return frame.reason ?? "could not be taken in";
-  if (frame.state === "dropped") return "not taken in yet: a question does";
-  if (frame.state === "waiting") return "waiting to be taken in";
-  return frame.in_slot ? "ready: a question costs no ingest" : "taken in before";
+  if (frame.state === "dropped") return "not taken in";
+  if (frame.state === "waiting") return "waiting";
+  return frame.in_slot ? "ready" : "taken in before";
 }
 
 function drawFrames() {
@@ -72,11 +72,13 @@ function drawFrames() {
   const focused = document.activeElement?.closest?.(".frame")?.dataset.frame;
   clear(list);
   for (const frame of state.frames) {
-    const name = clock(frame.seen_at);
+    const name = new Date(frame.seen_at).toLocaleTimeString("en-GB");
+    const day = new Date(frame.seen_at).toLocaleDateString("en-CA");
     const place = positionOf(frame);
     const open = el("button", { type: "button", "aria-pressed": String(frame.id === state.open?.id) },
       el("i", { class: "blank", "data-frame": frame.id }),
-      el("div", { class: "tell" }, el("b", {}, name), el("span", {}, `${frame.w} × ${frame.h} px`), el("span", {}, place ? degrees(place) : "no position"), el("span", { title: frameNote(frame) }, frameNote(frame))));
+      el("div", { class: "tell" }, el("b", {}, name), el("span", {}, day), el("span", {}, `${frame.w} × ${frame.h}`), el("span", { title: frameNote(frame) }, frameNote(frame))),
+      place ? el("span", { class: "where" }, degrees(place)) : "");
     open.addEventListener("click", () => openFrame(frame.id));
     const beside = el("input", { type: "checkbox", "aria-label": `Ask about the frame of ${name} as well` });
     beside.checked = state.beside.has(frame.id) || frame.id === state.open?.id;
@@ -192,8 +194,9 @@ async function bring(file) {
 // --- layers
 
 function drawLayerBoxes() {
-  const list = $("layer-list");
-  const box = (text, colour, checked, change) => {
+  const [views, others] = [el("div", { role: "group", "aria-label": "Kept tokens, by the view's side in pixels" }, el("span", { class: "name", "aria-hidden": "true" }, "Kept, view px")), el("div")];
+  $("layer-list").append(views, others);
+  const box = (list, text, colour, checked, change) => {
     const input = el("input", { type: "checkbox" });
     input.checked = checked;
     input.addEventListener("change", () => {
@@ -206,12 +209,12 @@ function drawLayerBoxes() {
   };
   const sides = [672, 1344, 2688, 4032];
   const kept = VIEW_COLOURS.map((colour, view) => {
-    const input = box(`Kept ${sides[view]} px`, colour, viewer.shown.kept[view], (on) => (viewer.shown.kept[view] = on));
+    const input = box(views, `${sides[view]}`, colour, viewer.shown.kept[view], (on) => (viewer.shown.kept[view] = on));
     return input;
   });
-  const merged = box("Merged", "rgb(255 255 255)", viewer.shown.merged, (on) => (viewer.shown.merged = on));
-  const heat = box("Importance", "linear-gradient(90deg, #fff 0, #ff6a1a 60%, #ffe600)", viewer.shown.heat, (on) => (viewer.shown.heat = on));
-  const evidence = box("Evidence", null, viewer.shown.evidence, (on) => (viewer.shown.evidence = on));
+  const merged = box(others, "Merged", "rgb(255 255 255)", viewer.shown.merged, (on) => (viewer.shown.merged = on));
+  const heat = box(others, "Importance", "linear-gradient(90deg, #fff 0, #ff6a1a 60%, #ffe600)", viewer.shown.heat, (on) => (viewer.shown.heat = on));
+  const evidence = box(others, "Evidence", null, viewer.shown.evidence, (on) => (viewer.shown.evidence = on));
   return { kept, merged, heat, evidence };
 }
 
@@ -228,7 +231,7 @@ function showLayers() {
   boxes.kept.forEach((input, view) => {
     input.disabled = !looked;
     const text = input.parentElement.lastChild;
-    if (views[view]) text.textContent = `Kept ${views[view]} px`;
+    if (views[view]) text.textContent = `${views[view]}`;
   });
   boxes.merged.disabled = !looked;
   boxes.heat.disabled = !looked?.importance?.side;

@@ -105,8 +105,9 @@ function memory(receipt) {
 function ladder(receipt) {
   const { asked, began, ended, descents } = receipt.plan;
   const names = [asked.name, began, ...descents.map((step) => step.to), ended.name].filter((name, at, all) => name !== all[at - 1]);
-  const steps = el("ol", { class: "steps" }, ...names.map((name, at) => el("li", at + 1 === names.length ? { class: "now" } : {}, name)));
-  return part("Step of the ladder", `${ended.max_new} new tokens at most`, steps,
+  const arrow = () => el("li", { class: "arrow", "aria-hidden": "true" }, "→");
+  const steps = el("ol", { class: "steps" }, ...names.flatMap((name, at) => [at ? arrow() : null, el("li", at + 1 === names.length ? { class: "now" } : {}, name)].filter(Boolean)));
+  return part("Step of the ladder", `at most ${ended.max_new} new tokens`, steps,
     ...descents.map((step) => el("p", { class: "note" }, `Before ${step.before}: ${time(step.left_ms)} left, ${time(step.needed_ms)} needed.`)));
 }
 

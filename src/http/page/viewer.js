@@ -77,7 +77,7 @@ export class Viewer {
     scores.forEach((score, at) => {
       // Few tokens matter: the square root lets the others be seen as well.
       const heat = Math.sqrt(score / 255);
-      pixels.data.set([255, Math.round(40 + 190 * heat), Math.round(30 * (1 - heat)), Math.round(215 * heat)], at * 4);
+      pixels.data.set([255, Math.round(40 + 190 * heat), Math.round(30 * (1 - heat)), Math.round(165 * heat)], at * 4);
     });
     pen.putImageData(pixels, 0, 0);
     return picture;
