@@ -23,6 +23,7 @@ use crate::cli::compress::CompressCliError;
 use crate::compress::CompressError;
 use crate::config::{ConfigError, Manifest, Profile};
 use crate::engine::{DecoderError, EngineError};
+use crate::http::HttpError;
 use crate::imaging::{ImagingError, LabelMapError, Limits};
 use crate::journal::JournalError;
 use crate::pipeline::{Pipeline, PipelineError};
@@ -185,6 +186,8 @@ impl CliError {
             Self::Service(error) => match error {
                 ServiceError::Pipeline(error) => pipeline_code(error),
                 ServiceError::Journal(error) => journal_code(error),
+                ServiceError::Http(HttpError::Open { .. }) => 2,
+                ServiceError::Http(_) => 1,
                 ServiceError::System { .. } | ServiceError::Silent { .. } | ServiceError::Thread { .. } => 1,
             },
             Self::Journal(error) => journal_code(error),

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::io::{Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -13,8 +13,11 @@ use crate::cli::ask::calibrate;
 use crate::cli::{Cli, CliError, say, watch};
 use crate::compress::regions::Method;
 use crate::config::Profile;
+use crate::http::{self, HttpSettings, Token, http_bytes};
+use crate::imaging::Reading;
 use crate::journal::{Journal, JournalLimits, Status};
 use crate::pipeline::{Engines, Pipeline};
+use crate::planner::Line;
 use crate::service::{self, Log, Service, ServiceError, ServiceSettings};
 use crate::units::Bytes;
 
@@ -24,8 +27,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     capture: Vec<PathBuf>,
     /// Where HTTP is served, or "off" [default: the profile's, 127.0.0.1:8470 where it has none]
-    #[arg(long, value_name = "ADDR:PORT", value_parser = http)]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = http_address)]
     http: Option<Http>,
+    /// What a client of HTTP must present: the first line of a file that only its owner can read; needed where ADDR isn't of this machine alone
+    #[arg(long, value_name = "FILE")]
+    token: Option<PathBuf>,
     /// Frames, questions and answers; the spool folder is beside it [default: the profile's, uhr-edge/journal.sqlite where it has none]
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
@@ -35,7 +41,7 @@ pub struct ServeArgs {
 #[derive(Clone, Copy, Debug)]
 struct Http(Option<SocketAddr>);
 
-fn http(text: &str) -> Result<Http, String> {
+fn http_address(text: &str) -> Result<Http, String> {
     match text {
         "off" => Ok(Http(None)),
         text => text.parse().map(|address| Http(Some(address))).map_err(|_| format!("wanted ADDRESS:PORT or \"off\", found {text:?}")),
@@ -72,9 +78,13 @@ pub fn run(args: &ServeArgs, cli: &Cli) -> Result<(), CliError> {
     let mut pipeline = Pipeline::new(profile.clone(), manifest, engines, &method, resident)?;
     let watch = watch(&mut pipeline)?;
     calibrate(&mut pipeline, cli, false)?;
+    let door = match profile.serve.http {
+        Some(address) => Some(door(address, args.token.as_deref(), &profile, &mut pipeline)?),
+        None => None,
+    };
     let calibrated = pipeline.costs().calibration.is_some();
     let name = cli.profile.clone();
-    let own = ServeArgs { capture: args.capture.clone(), http: args.http, journal: args.journal.clone() };
+    let own = ServeArgs { capture: args.capture.clone(), http: args.http, token: None, journal: args.journal.clone() };
     let reread = name.ends_with(".toml").then(|| {
         Box::new(move || {
             let mut profile = Profile::load(&name).map_err(|error| error.to_string())?;
@@ -84,7 +94,21 @@ pub fn run(args: &ServeArgs, cli: &Cli) -> Result<(), CliError> {
     });
     let settings = ServiceSettings { profile, reread, calibrated, begun, load };
     let service = Service::new(settings, journal, pipeline, Some(watch), log)?;
-    Ok(service.run()?)
+    Ok(service.run(door)?)
+}
+
+/// Of what the memory plan leaves, one part in so many is for pictures that the viewer's tiles are made of and that can't be decoded by rows.
+const ZOOM_SHARE: u64 = 4;
+
+/// Listens, and has what HTTP holds in the memory plan.
+fn door(address: SocketAddr, token: Option<&Path>, profile: &Profile, pipeline: &mut Pipeline) -> Result<http::Bound, CliError> {
+    let folder = profile.journal.file.parent().unwrap_or(Path::new("")).join("zoom");
+    let mut settings = HttpSettings::new(address, folder, pipeline.limits());
+    settings.token = token.map(Token::load).transpose().map_err(ServiceError::from)?;
+    settings.max_picture = profile.serve.picture_max;
+    settings.reading = Reading { bands: profile.frame.bands, allow_truncated: false };
+    settings.frame.whole = pipeline.set_aside(Line { what: "HTTP and the viewer's tiles", bytes: http_bytes(&settings) }, ZOOM_SHARE)?;
+    Ok(http::bind(settings).map_err(ServiceError::from)?)
 }
 
 #[derive(Args)]

@@ -17,6 +17,7 @@ mod pass;
 mod pyramid;
 mod resample;
 mod source;
+mod zoom;
 
 use std::path::PathBuf;
 
@@ -27,6 +28,7 @@ pub use geotag::Geotag;
 pub use label_map::{LabelMap, LabelMapError};
 pub use pyramid::{Pyramid, Timing};
 pub use source::{Format, FrameSource, Limits, Reading};
+pub use zoom::{Pack, TILE, ZoomError, ZoomFolder, ZoomShape, prepare, thumbnail, zoom_bytes};
 
 use crate::units::{Bytes, Px};
 

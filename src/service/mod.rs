@@ -29,6 +29,7 @@ pub use log::Log;
 pub use run::{Service, ServiceSettings};
 pub use told::status;
 
+use crate::http::HttpError;
 use crate::journal::JournalError;
 use crate::pipeline::PipelineError;
 
@@ -39,6 +40,8 @@ pub enum ServiceError {
     Journal(Box<JournalError>),
     #[error(transparent)]
     Pipeline(Box<PipelineError>),
+    #[error(transparent)]
+    Http(#[from] HttpError),
     #[error("{what}: {source}")]
     System { what: &'static str, source: std::io::Error },
     #[error("{path}: wanted a daemon that says how it stands, found {found}")]

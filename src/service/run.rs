@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::board::{self, Watch};
 use crate::config::Profile;
+use crate::http;
 use crate::imaging::Reading;
 use crate::journal::{Desk, DeskLimits, FolderStatus, Journal, JournalLimits, MemoryStatus, Status, WatchdogStatus};
 use crate::pipeline::Pipeline;
@@ -29,6 +30,8 @@ use crate::units::{Bytes, Millis};
 
 /// How often the daemon looks after itself.
 const TICK: Duration = Duration::from_millis(200);
+/// For HTTP to close.
+const CLOSING: Duration = Duration::from_secs(5);
 /// Notes that wait for the clerk.
 const NOTES: usize = 64;
 
@@ -172,11 +175,11 @@ impl Service {
         Arc::clone(&self.stop)
     }
 
-    /// Runs until SIGTERM or SIGINT.
+    /// Runs until SIGTERM or SIGINT. `door`: where HTTP is served.
     ///
     /// # Errors
     /// A thread or a signal that the system doesn't give; a thread that ended by itself.
-    pub fn run(mut self) -> Result<(), ServiceError> {
+    pub fn run(mut self, door: Option<http::Bound>) -> Result<(), ServiceError> {
         let system = |what| move |source| ServiceError::System { what, source };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("signals"))?;
         let inside = runtime.enter();
@@ -189,6 +192,16 @@ impl Service {
         let mut threads = Threads(Vec::new());
         let ending = Arc::new(AtomicBool::new(false));
         let clerk = self.start(&mut threads, &ending)?;
+        let (close, closing) = tokio::sync::watch::channel(false);
+        if let Some(door) = door {
+            self.log.info(&format!("HTTP on http://{}", door.address()));
+            let (desk, log) = (self.desk(), self.log.clone());
+            threads.start("http", move || {
+                if let Err(error) = door.run(desk, closing) {
+                    log.error(&error.to_string());
+                }
+            })?;
+        }
         let start: Millis = self.settings.begun.elapsed().into();
         let after_model = start - self.settings.load.into();
         let notified = sd_notify::watchdog_enabled();
@@ -228,7 +241,7 @@ impl Service {
         };
         self.tell(Word::Stopping);
         self.log.info("ending: no more questions");
-        self.finish(&threads, &ending, clerk, ended)
+        self.finish(&threads, &ending, clerk, &close, ended)
     }
 
     /// Starts all threads but this one. The clerk is apart: it ends when the others have.
@@ -285,6 +298,7 @@ impl Service {
         threads: &Threads,
         ending: &AtomicBool,
         clerk: JoinHandle<()>,
+        close: &tokio::sync::watch::Sender<bool>,
         ended: Result<(), ServiceError>,
     ) -> Result<(), ServiceError> {
         self.desk.stop();
@@ -305,6 +319,11 @@ impl Service {
             }
         } else if clerk.join().is_err() {
             return Err(ServiceError::Thread { thread: "clerk" });
+        }
+        // Answers that are on their way to a client still leave.
+        let (begun, _) = (Instant::now(), close.send(true));
+        while threads.0.iter().any(|(name, thread)| *name == "http" && !thread.is_finished()) && begun.elapsed() < CLOSING {
+            std::thread::sleep(Duration::from_millis(10));
         }
         let _ = std::fs::remove_file(told::socket(self.desk.journal().path()));
         self.desk.journal().tidy();
