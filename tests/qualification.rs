@@ -134,10 +134,11 @@ fn bad_input_is_named() {
     let (frames, empty) = (frames(), tempfile::tempdir().unwrap());
     let bad = empty.path().join("questions.txt");
     std::fs::write(&bad, "\n\n").unwrap();
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 6] = [
         (&["qualify", "--frames", path(empty.path())], "wanted a folder of frames, found none"),
         (&["qualify", "--frames", "/nowhere"], "wanted a folder of frames"),
         (&["qualify", "--frames", path(frames.path()), "--questions", path(&bad)], "wanted a question a line, found none"),
+        (&["qualify", "--power-modes", "15W"], "power mode: wanted 15W, found a board without any"),
         (&["sim", "/nowhere.toml"], "wanted a trace"),
         (&["sim", "samples/throttling.toml", "--hours", "0"], "--hours: wanted a number above 0"),
     ];
