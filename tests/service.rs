@@ -410,6 +410,9 @@ fn on_a_full_disk_new_questions_wait_and_everything_else_goes_on() {
     let filler = place.folder.path().join("state/filler");
     let mut file = std::fs::File::create(&filler).unwrap();
     while std::io::Write::write_all(&mut file, &[1; 1 << 10]).is_ok() {}
+    for number in 30..40 {
+        place.ask(&format!("q{number}"), &json!({"text": format!("why {number}?")}));
+    }
     let accepted = {
         let status = daemon.until("nothing more is accepted", |status| status.journal.full.is_some() && status.questions.queued == 0);
         assert!(status.journal.full.as_ref().unwrap().contains("wanted room to write"), "{status:#?}");
@@ -420,16 +423,16 @@ fn on_a_full_disk_new_questions_wait_and_everything_else_goes_on() {
         status.questions.answered + status.questions.refused == status.questions.accepted && status.questions.working_on.is_none()
     });
     assert!(status.questions.refused == 0 && status.questions.turned_away > 0, "{status:#?}");
-    println!("{accepted} of 31 accepted before the disk was full; turned away {} times", status.questions.turned_away);
+    println!("{accepted} of 41 accepted before the disk was full; turned away {} times", status.questions.turned_away);
     std::thread::sleep(Duration::from_millis(500));
     assert!(daemon.status().uptime_ms > status.uptime_ms);
     drop(file);
     std::fs::remove_file(&filler).unwrap();
-    for number in 0..30 {
+    for number in 0..40 {
         assert!(place.answer(&format!("q{number}"))["answer"]["text"].is_string());
     }
     let status = daemon.until("it has recovered", |status| status.journal.full.is_none());
-    assert_eq!((status.questions.accepted, status.questions.answered), (31, 31));
+    assert_eq!((status.questions.accepted, status.questions.answered), (41, 41));
     assert_eq!(daemon.end(), 0);
 }
 
