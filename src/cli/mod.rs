@@ -32,8 +32,14 @@ use crate::qualify::QualifyError;
 use crate::report::ReportError;
 use crate::service::ServiceError;
 
-/// Where `qualify` writes what the planner reads.
-const CALIBRATION: &str = "qualification/qualification.json";
+/// Where `qualify` writes what the planner reads: `qualification.json` in it, or in a folder of the power mode's name.
+const QUALIFICATION: &str = "qualification";
+
+/// The folder of a power mode's qualification.
+fn calibration_of(out: &Path, mode: Option<&str>) -> PathBuf {
+    let plain = |name: &str| name.chars().map(|c| if c.is_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect::<String>();
+    mode.map_or_else(|| out.to_owned(), |mode| out.join(plain(mode)))
+}
 
 /// Answers questions about ultra-high-resolution aerial frames inside a fixed token budget and a fixed memory.
 #[derive(Parser)]

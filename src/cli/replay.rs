@@ -112,7 +112,8 @@ fn answer(journal: &Journal, entry: &QuestionEntry, before: &Value, cli: &Cli) -
     let frames: Vec<&Frame> = frames.iter().collect();
     let mut plan = if own { first } else { pipeline.plan_again(&frames, &prompt, &request)? };
     let (answer, _) = pipeline.answer(&frames, &prompt, &mut plan, None, &mut |_| ()).map_err(PipelineError::from)?;
-    serde_json::to_value(&answer).map_err(|error| CliError::Output(error.to_string()))
+    // By way of its text, as the journal's: a number's last bit may not come back from it.
+    serde_json::to_string(&answer).and_then(|text| serde_json::from_str(&text)).map_err(|error| CliError::Output(error.to_string()))
 }
 
 /// A field that isn't the same.

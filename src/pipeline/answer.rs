@@ -341,6 +341,7 @@ impl Pipeline {
             w: layout.width.0,
             h: layout.height.0,
             sha256: frame.source.digest.to_string(),
+            label_map: frame.label_map.map(|digest| digest.to_string()),
             geotag: frame.source.geotag.clone(),
         });
         Ok(())

@@ -226,6 +226,9 @@ pub struct FrameRecord {
     pub w: u32,
     pub h: u32,
     pub sha256: String,
+    /// SHA-256 of the map of labels that its regions are from, where that is a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_map: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub geotag: Option<Geotag>,
 }

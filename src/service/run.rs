@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -57,8 +57,38 @@ pub struct Service {
     folders: Arc<Mutex<Vec<FolderStatus>>>,
     reloaded: Reloaded,
     pipeline: Option<Box<Pipeline>>,
+    systemd: SyncSender<Word>,
     /// What doesn't change in the status.
     constant: Status,
+}
+
+/// What systemd is told.
+enum Word {
+    Ready,
+    Reloading,
+    Watchdog,
+    Status(String),
+    Stopping,
+}
+
+/// Words that wait for a socket whose other end is slow.
+const WORDS: usize = 16;
+
+/// Tells systemd, on a thread of its own: its socket blocks when it is full. Without systemd there is nobody to tell.
+fn herald() -> std::io::Result<SyncSender<Word>> {
+    let (words, spoken) = sync_channel::<Word>(WORDS);
+    std::thread::Builder::new().name("systemd".into()).spawn(move || {
+        for word in spoken {
+            let _ = match word {
+                Word::Ready => sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("ready")]),
+                Word::Reloading => NotifyState::monotonic_usec_now().and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now])),
+                Word::Watchdog => sd_notify::notify(&[NotifyState::Watchdog]),
+                Word::Status(line) => sd_notify::notify(&[NotifyState::Status(&line)]),
+                Word::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+            };
+        }
+    })?;
+    Ok(words)
 }
 
 /// Threads that work until they are told to stop, by name.
@@ -126,6 +156,7 @@ impl Service {
             folders: Arc::default(),
             reloaded: Arc::default(),
             pipeline: Some(Box::new(pipeline)),
+            systemd: herald().map_err(|source| ServiceError::System { what: "systemd", source })?,
             constant,
         };
         service.publish(Millis::ZERO, Millis::ZERO, Bytes(0));
@@ -174,7 +205,7 @@ impl Service {
         let start: Millis = self.settings.begun.elapsed().into();
         let after_model = start - self.settings.load.into();
         let notified = sd_notify::watchdog_enabled();
-        self.tell(&[NotifyState::Ready, NotifyState::Status("ready")]);
+        self.tell(Word::Ready);
         self.log.info(&format!("ready after {start}, {after_model} of it beside loading the model"));
         let mut peak = Bytes(0);
         let mut said = String::new();
@@ -192,12 +223,12 @@ impl Service {
             self.publish(start, after_model, peak);
             let status = self.desk.status();
             if notified.is_some() && !status.watchdog.overdue {
-                self.tell(&[NotifyState::Watchdog]);
+                self.tell(Word::Watchdog);
             }
             let line = one_line(&status);
             if line != said {
-                self.tell(&[NotifyState::Status(&line)]);
-                said = line;
+                said.clone_from(&line);
+                self.tell(Word::Status(line));
             }
             match happened {
                 Some(kind) if kind == SignalKind::hangup() => self.reload(),
@@ -208,7 +239,7 @@ impl Service {
                 break Err(ServiceError::Thread { thread });
             }
         };
-        self.tell(&[NotifyState::Stopping]);
+        self.tell(Word::Stopping);
         self.log.info("ending: no more questions");
         self.finish(&threads, &ending, clerk, &close, ended)
     }
@@ -331,23 +362,21 @@ impl Service {
         self.desk.publish(status);
     }
 
-    fn tell(&self, state: &[NotifyState<'_>]) {
-        // Without systemd there is nobody to tell.
-        if let Err(error) = sd_notify::notify(state) {
-            self.log.debug(&format!("systemd: {error}"));
+    fn tell(&self, word: Word) {
+        // A socket that nobody reads costs words, not the daemon.
+        if self.systemd.try_send(word).is_err() {
+            self.log.debug("systemd doesn't listen");
         }
     }
 
     fn reload(&mut self) {
-        if let Ok(now) = NotifyState::monotonic_usec_now() {
-            self.tell(&[NotifyState::Reloading, now]);
-        }
+        self.tell(Word::Reloading);
         match self.settings.reread.as_ref().map(|reread| reread()) {
             None => self.log.info("SIGHUP: the profile is compiled in, nothing to read again"),
             Some(Err(error)) => self.log.error(&format!("SIGHUP: everything stays as it was: {error}")),
             Some(Ok(new)) => self.take_over(new),
         }
-        self.tell(&[NotifyState::Ready]);
+        self.tell(Word::Ready);
     }
 
     fn take_over(&mut self, new: Profile) {
