@@ -148,7 +148,9 @@ async function prepare(frame) {
   waiting(null);
   loadThumbnail(frame.id).then(async () => {
     const blob = await thumbnails.get(frame.id);
-    if (blob && own() && !viewer.pack) viewer.open(frame, null, await createImageBitmap(blob));
+    const bitmap = blob && (await createImageBitmap(blob));
+    // The tiles may have come first.
+    if (bitmap && own() && !viewer.pack) viewer.open(frame, null, bitmap);
   });
   const asked = { method: "POST", headers: { "content-type": "application/json" } };
   for (let first = true; own(); first = false) {
