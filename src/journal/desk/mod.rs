@@ -211,15 +211,8 @@ impl Desk {
                 return Err(Refused::Full { places: state.queue.places() });
             }
         }
-        let written = inner.journal.has_room().and_then(|()| inner.journal.accept(&asked, &frames));
-        let entry = match written.and_then(|id| Ok((id, inner.journal.question(id)?))) {
-            Ok((_, Some(entry))) => entry,
-            Ok((id, None)) => {
-                self.state().queue.release();
-                let found = format!("none under {id}");
-                let path = inner.journal.path().to_owned();
-                return Err(JournalError::Content { path, wanted: "the question that was just written", found }.into());
-            }
+        let id = match inner.journal.has_room().and_then(|()| inner.journal.accept(&asked, &frames)) {
+            Ok(id) => id,
             Err(error) => {
                 self.state().queue.release();
                 // Another hand may have asked with the same key in between.
@@ -231,11 +224,10 @@ impl Desk {
                 return Err(error.into());
             }
         };
-        let id = entry.id;
         let mut state = self.state();
         state.full = None;
         state.live.insert(id, watch::Sender::new(Progress::Queued { ahead: 0 }));
-        state.queue.fill(QuestionWork::new(entry, files, Millis::ZERO));
+        state.queue.fill(QuestionWork::of(id, asked, files));
         state.tell_places();
         inner.changed.notify_all();
         Ok((id, true))
