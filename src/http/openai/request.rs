@@ -219,7 +219,7 @@ mod tests {
     fn a_picture_is_borrowed_from_the_body() {
         let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":[{PICTURE}]}}]}}"#);
         let chat = Chat::parse(body.as_bytes()).unwrap();
-        let Some(Content::Parts(parts)) = &chat.messages[0].content else { panic!("no parts") };
+        let Some(Content::Parts(parts)) = &chat.messages.0[0].content else { panic!("no parts") };
         assert!(matches!(parts.0[0].image_url.as_ref().unwrap().url, Cow::Borrowed(_)));
     }
 
