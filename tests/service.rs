@@ -225,6 +225,14 @@ fn of_a_thousand_frames_at_once_the_newest_are_taken_in_and_the_rest_is_said() {
         assert!(answer["answer"]["receipt"]["stages_ms"]["decode"].as_f64().unwrap() > 0.0);
     }
     assert_eq!(daemon.end(), 0);
+    // More than it looks at in one go, most of them known, some from when it was away.
+    for number in 1_000..1_300 {
+        std::fs::write(place.frames().join(format!("{number:04}.jpg")), frame(number)).unwrap();
+    }
+    let daemon = place.start();
+    daemon.until("all are known", |status| status.frames.waiting == 0 && journal.newest().unwrap().unwrap().number.0 == 1_300);
+    let [ready, dropped] = [FrameState::Ready, FrameState::Dropped].map(|state| journal.count_frames(state).unwrap());
+    assert_eq!((ready + dropped, daemon.status().frames.duplicates), (1_300, 0));
 }
 
 #[test]
@@ -402,6 +410,9 @@ fn on_a_full_disk_new_questions_wait_and_everything_else_goes_on() {
     daemon.until("the frame", |status| status.frames.taken_in == 1);
     place.ask("before", &json!({"text": "why?"}));
     place.answer("before");
+    for number in 30..40 {
+        place.write(&format!("q{number}"), &json!({"text": format!("why {number}?")}));
+    }
     // Questions are on their way in when the disk fills up.
     for number in 0..30 {
         place.ask(&format!("q{number}"), &json!({"text": format!("why {number}?")}));
@@ -410,6 +421,9 @@ fn on_a_full_disk_new_questions_wait_and_everything_else_goes_on() {
     let filler = place.folder.path().join("state/filler");
     let mut file = std::fs::File::create(&filler).unwrap();
     while std::io::Write::write_all(&mut file, &[1; 1 << 10]).is_ok() {}
+    for number in 30..40 {
+        place.hand_in(&format!("q{number}"));
+    }
     let accepted = {
         let status = daemon.until("nothing more is accepted", |status| status.journal.full.is_some() && status.questions.queued == 0);
         assert!(status.journal.full.as_ref().unwrap().contains("wanted room to write"), "{status:#?}");
@@ -420,16 +434,16 @@ fn on_a_full_disk_new_questions_wait_and_everything_else_goes_on() {
         status.questions.answered + status.questions.refused == status.questions.accepted && status.questions.working_on.is_none()
     });
     assert!(status.questions.refused == 0 && status.questions.turned_away > 0, "{status:#?}");
-    println!("{accepted} of 31 accepted before the disk was full; turned away {} times", status.questions.turned_away);
+    println!("{accepted} of 41 accepted before the disk was full; turned away {} times", status.questions.turned_away);
     std::thread::sleep(Duration::from_millis(500));
     assert!(daemon.status().uptime_ms > status.uptime_ms);
     drop(file);
     std::fs::remove_file(&filler).unwrap();
-    for number in 0..30 {
+    for number in 0..40 {
         assert!(place.answer(&format!("q{number}"))["answer"]["text"].is_string());
     }
     let status = daemon.until("it has recovered", |status| status.journal.full.is_none());
-    assert_eq!((status.questions.accepted, status.questions.answered), (31, 31));
+    assert_eq!((status.questions.accepted, status.questions.answered), (41, 41));
     assert_eq!(daemon.end(), 0);
 }
 

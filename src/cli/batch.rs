@@ -141,11 +141,12 @@ pub fn run(args: &BatchArgs, cli: &Cli) -> Result<(), CliError> {
             let entry = match ask(&mut pipeline, &mut held, path, question, &request) {
                 Ok(answer) => {
                     tally.answered += 1;
-                    json!({"frame": frame, "question": question, "answer": answer})
+                    // The document as `ask` writes it.
+                    format!("{{\"frame\":{},\"question\":{},\"answer\":{answer}}}", json!(frame), json!(question))
                 }
                 Err(error) => {
                     tally.refused += 1;
-                    json!({"frame": frame, "question": question, "error": error.to_string()})
+                    json!({"frame": frame, "question": question, "error": error.to_string()}).to_string()
                 }
             };
             file.write_all(format!("{entry}\n").as_bytes()).map_err(|error| failed(&args.out, error))?;
@@ -172,7 +173,7 @@ fn progress(all: usize, quiet: bool) -> ProgressBar {
 }
 
 /// Asks on the frame in the slot, or takes it in for its first question. A frame that can't be taken in is tried again for the next one.
-fn ask(pipeline: &mut Pipeline, held: &mut Option<Frame>, path: &Path, question: &str, request: &Request) -> Result<Value, PipelineError> {
+fn ask(pipeline: &mut Pipeline, held: &mut Option<Frame>, path: &Path, question: &str, request: &Request) -> Result<String, PipelineError> {
     let prompt = pipeline.prompt(question)?;
     let (frame, mut plan, spent): (&Frame, _, Option<Spent>) = match held {
         Some(frame) => {
@@ -190,5 +191,5 @@ fn ask(pipeline: &mut Pipeline, held: &mut Option<Frame>, path: &Path, question:
     };
     let (mut answer, _) = pipeline.answer(&[frame], &prompt, &mut plan, spent, &mut |_| ())?;
     answer.receipt.memory.peak_bytes = board::peak_memory().unwrap_or_default().0;
-    Ok(serde_json::to_value(&answer).unwrap_or(Value::Null))
+    Ok(serde_json::to_string(&answer).unwrap_or_else(|_| "null".into()))
 }

@@ -13,7 +13,7 @@ use crate::compress::{Mode, Selector};
 use crate::config::Budget;
 use crate::imaging::{FrameSource, Reading};
 use crate::journal::{Journal, Outcome, QuestionEntry};
-use crate::pipeline::{Engines, Frame, Pipeline, PipelineError, Request};
+use crate::pipeline::{Engines, Frame, Pipeline, Request};
 use crate::units::{Bytes, QuestionId, Tiles, Tokens};
 
 #[derive(Args)]
@@ -111,9 +111,11 @@ fn answer(journal: &Journal, entry: &QuestionEntry, before: &Value, cli: &Cli) -
     }
     let frames: Vec<&Frame> = frames.iter().collect();
     let mut plan = if own { first } else { pipeline.plan_again(&frames, &prompt, &request)? };
-    let (answer, _) = pipeline.answer(&frames, &prompt, &mut plan, None, &mut |_| ()).map_err(PipelineError::from)?;
-    // By way of its text, as the journal's: a number's last bit may not come back from it.
-    serde_json::to_string(&answer).and_then(|text| serde_json::from_str(&text)).map_err(|error| CliError::Output(error.to_string()))
+    let (answer, _) = pipeline.answer(&frames, &prompt, &mut plan, None, &mut |_| ())?;
+    let text = |error: serde_json::Error| CliError::Output(error.to_string());
+    // By way of its text, twice as the journal's: a number's last bit may not come back from it, and then it is the same one.
+    let once: Value = serde_json::from_str(&serde_json::to_string(&answer).map_err(text)?).map_err(text)?;
+    serde_json::from_str(&once.to_string()).map_err(text)
 }
 
 /// A field that isn't the same.

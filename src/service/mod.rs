@@ -20,6 +20,7 @@ mod refusal;
 mod reload;
 mod run;
 mod spool;
+mod systemd;
 mod told;
 mod worker;
 

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::board::{self, Watch};
@@ -24,6 +23,7 @@ use crate::service::held::Held;
 use crate::service::log::Log;
 use crate::service::reload::needs_start;
 use crate::service::spool::Spool;
+use crate::service::systemd::{Word, herald};
 use crate::service::worker::{Reloaded, Worker};
 use crate::service::{ServiceError, told};
 use crate::units::{Bytes, Millis};
@@ -60,35 +60,6 @@ pub struct Service {
     systemd: SyncSender<Word>,
     /// What doesn't change in the status.
     constant: Status,
-}
-
-/// What systemd is told.
-enum Word {
-    Ready,
-    Reloading,
-    Watchdog,
-    Status(String),
-    Stopping,
-}
-
-/// Words that wait for a socket whose other end is slow.
-const WORDS: usize = 16;
-
-/// Tells systemd, on a thread of its own: its socket blocks when it is full. Without systemd there is nobody to tell.
-fn herald() -> std::io::Result<SyncSender<Word>> {
-    let (words, spoken) = sync_channel::<Word>(WORDS);
-    std::thread::Builder::new().name("systemd".into()).spawn(move || {
-        for word in spoken {
-            let _ = match word {
-                Word::Ready => sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("ready")]),
-                Word::Reloading => NotifyState::monotonic_usec_now().and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now])),
-                Word::Watchdog => sd_notify::notify(&[NotifyState::Watchdog]),
-                Word::Status(line) => sd_notify::notify(&[NotifyState::Status(&line)]),
-                Word::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
-            };
-        }
-    })?;
-    Ok(words)
 }
 
 /// Threads that work until they are told to stop, by name.
@@ -235,7 +206,7 @@ impl Service {
                 Some(_) => break Ok(()),
                 None => {}
             }
-            if let Some(thread) = threads.any_ended() {
+            if let Some(thread) = threads.any_ended().or_else(|| clerk.is_finished().then_some("clerk")) {
                 break Err(ServiceError::Thread { thread });
             }
         };

@@ -66,11 +66,22 @@ impl Spool {
 
     /// Looks until `stop` is set.
     pub fn run(mut self, stop: &AtomicBool) {
+        self.sweep();
         while !stop.load(Ordering::Relaxed) {
             if let Err(error) = self.look() {
                 self.log.debug(&format!("spool {}: {error}", self.folder.display()));
             }
             std::thread::sleep(PERIOD);
+        }
+    }
+
+    /// Answers that an earlier run had begun to write go.
+    fn sweep(&self) {
+        for file in std::fs::read_dir(self.folder.join("answers")).into_iter().flatten().flatten() {
+            let name = file.file_name().to_string_lossy().into_owned();
+            if name.starts_with('.') && name.ends_with(".part") {
+                let _ = std::fs::remove_file(file.path());
+            }
         }
     }
 

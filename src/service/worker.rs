@@ -69,7 +69,7 @@ impl Worker {
         self.note(Note::Begun(work.id));
         let begun = Instant::now();
         let (outcome, looked) = match self.answered(work) {
-            Ok((answer, looked)) => match serde_json::to_value(&answer) {
+            Ok((answer, looked)) => match serde_json::to_string(&answer).and_then(|text| serde_json::from_str(&text)) {
                 Ok(document) => (Outcome::Answered { document }, looked),
                 Err(error) => (Refusal::failed(error.to_string()).outcome(), Vec::new()),
             },

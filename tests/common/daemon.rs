@@ -86,10 +86,19 @@ impl Place {
 
     /// Hands a question in through the spool.
     pub fn ask(&self, name: &str, question: &Value) {
+        self.write(name, question);
+        self.hand_in(name);
+    }
+
+    /// Writes a question under a name that the spool leaves alone.
+    pub fn write(&self, name: &str, question: &Value) {
         std::fs::create_dir_all(self.spool()).unwrap();
-        let hidden = self.spool().join(format!(".{name}"));
-        std::fs::write(&hidden, question.to_string()).unwrap();
-        std::fs::rename(hidden, self.spool().join(format!("{name}.json"))).unwrap();
+        std::fs::write(self.spool().join(format!(".{name}")), question.to_string()).unwrap();
+    }
+
+    /// Gives it its name.
+    pub fn hand_in(&self, name: &str) {
+        std::fs::rename(self.spool().join(format!(".{name}")), self.spool().join(format!("{name}.json"))).unwrap();
     }
 
     /// The answer in the spool, once it is there.

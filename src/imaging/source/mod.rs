@@ -46,6 +46,17 @@ pub enum Format {
     WebP,
 }
 
+impl Format {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Jpeg => "a JPEG",
+            Self::Png => "a PNG",
+            Self::Tiff(_) => "a TIFF",
+            Self::WebP => "a WebP picture",
+        }
+    }
+}
+
 /// How a frame is to be read, beside the limits it must keep to.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reading {
@@ -60,6 +71,8 @@ pub struct Reading {
 pub struct FrameSource {
     pub path: PathBuf,
     pub format: Format,
+    /// The format and, where it can't be decoded by rows, what of it: how long its decoding takes depends on that.
+    pub kind: &'static str,
     /// As stored, before the orientation.
     pub stored: (Px, Px),
     /// EXIF orientation, 1 to 8.
@@ -152,9 +165,11 @@ impl FrameSource {
         }
         file.seek(SeekFrom::Start(0)).map_err(read)?;
         let digest = Digest::of(&mut file).map_err(read)?;
+        let kind = whole.map_or_else(|| format.name(), |(what, _)| what);
         Ok(Self {
             path: path.to_owned(),
             format,
+            kind,
             stored: (Px(width), Px(height)),
             orientation: turned.unwrap_or_else(|| orientation(exif.as_ref())),
             dropped,
