@@ -414,8 +414,8 @@ fn on_a_full_disk_new_questions_wait_and_everything_else_goes_on() {
     let status = daemon.until("the accepted are answered", |status| {
         status.questions.answered + status.questions.refused == status.questions.accepted && status.questions.working_on.is_none()
     });
-    assert!(status.questions.refused == 0 && status.questions.turned_away > 0, "{status:#?}");
-    println!("{accepted} of 41 accepted before the disk was full; turned away {} times", status.questions.turned_away);
+    assert!(status.questions.refused == 0 && accepted < 41, "{status:#?}");
+    println!("{accepted} of 41 accepted before the disk was full");
     std::thread::sleep(Duration::from_millis(500));
     assert!(daemon.status().uptime_ms > status.uptime_ms);
     small.empty();
