@@ -427,6 +427,47 @@ fn on_a_full_disk_new_questions_wait_and_everything_else_goes_on() {
     assert_eq!(daemon.end(), 0);
 }
 
+#[test]
+fn with_a_calibration_deadlines_are_kept_or_refused_in_a_slot_and_from_a_file() {
+    let place = Place::new("");
+    let text = std::fs::read_to_string(&place.profile).unwrap().replace("slots = 4", "slots = 2");
+    std::fs::write(&place.profile, text).unwrap();
+    for number in 0..4 {
+        std::fs::write(place.frames().join(format!("{number}.jpg")), frame(number)).unwrap();
+    }
+    let out = place.folder.path().join("qualification");
+    let frames = place.frames();
+    // Whether its limits are met is not the point here.
+    common::run(&["--quiet", "--profile", path(&place.profile), "qualify", "--frames", path(&frames), "--out", path(&out)]);
+    let calibration = out.join("qualification.json");
+    let daemon = place.started(place.command().args(["--calibration", path(&calibration)]));
+    assert!(daemon.status().calibrated);
+    daemon.until("all frames", |status| status.frames.taken_in == 4);
+    let in_slots = daemon.status().frames.in_slots;
+    let journal = Journal::open_read(&place.journal()).unwrap();
+    let file = journal.frames(10, None, None).unwrap().into_iter().find(|entry| !in_slots.contains(&entry.id)).unwrap().id.to_string();
+    let slot = in_slots[0].to_string();
+    let cases = [
+        ("slot", json!({"text": "why?", "frames": [slot], "deadline_ms": 20_000.0}), false),
+        ("file", json!({"text": "why?", "frames": [file], "deadline_ms": 20_000.0}), true),
+        ("both", json!({"text": "why?", "frames": [slot, file], "deadline_ms": 20_000.0}), false),
+    ];
+    for (name, question, paid) in cases {
+        place.ask(name, &question);
+        let receipt = &place.answer(name)["answer"]["receipt"];
+        assert!(receipt["plan"]["deadline_ms"].as_f64().is_some_and(|ms| ms > 0.0 && ms <= 20_000.0), "{name}: {receipt}");
+        assert!(!paid || receipt["stages_ms"]["views"].as_f64().unwrap() > 0.0, "{name}");
+        // What was taken in for it is taken in for all that may be asked.
+        daemon.until("the frames are there", |status| status.frames.in_slots.len() == 2 && status.frames.waiting == 0);
+    }
+    place.ask("none", &json!({"text": "why?", "frames": [slot], "deadline_ms": 0.001}));
+    assert_eq!(place.answer("none")["refused"]["code"], "deadline");
+    assert_eq!(daemon.end(), 0);
+    for id in ["1", "2", "3"] {
+        assert!(place.said(&["replay", id]).contains("the same selection and the same text"));
+    }
+}
+
 /// All questions, oldest first.
 fn all(journal: &Journal) -> Vec<QuestionEntry> {
     let mut all = Vec::<QuestionEntry>::new();

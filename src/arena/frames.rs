@@ -154,6 +154,14 @@ impl FrameSlots {
         Ok(())
     }
 
+    /// The frame is needed no more: its slot is the next to be given away. Of a slot that holds another frame by now, nothing.
+    pub fn release(&mut self, lease: FrameLease) {
+        if self.get(lease).is_ok() {
+            let slot = &mut self.slots[lease.slot];
+            (slot.used, slot.layout) = (0, None);
+        }
+    }
+
     /// # Errors
     /// [`Stale`] when the slot holds another frame by now.
     pub fn get(&self, lease: FrameLease) -> Result<&FrameSlot, Stale> {
@@ -188,6 +196,12 @@ mod tests {
         assert!(slots.get(b).is_err() && slots.get(d).is_ok());
         let b = slots.take();
         assert!(slots.get(b).is_ok() && slots.get(c).is_ok());
+        // Given back, it goes before the one used longest ago.
+        slots.release(b);
+        slots.take();
+        assert!(slots.get(b).is_err() && slots.get(c).is_ok());
+        let b = slots.take();
+        assert!(slots.get(c).is_err());
         assert_eq!(slots.get(b).unwrap().view_features(0).len(), 12);
     }
 }

@@ -26,6 +26,11 @@ impl Pipeline {
         self.holds(frame) && self.slots.touch(frame.lease).is_ok()
     }
 
+    /// `frame` is needed no more: its slot is the next to be taken.
+    pub fn release(&mut self, frame: &Frame) {
+        self.slots.release(frame.lease);
+    }
+
     /// Clusters with `seed` from now on. Frames that are in their slots keep the regions they have.
     pub fn set_seed(&mut self, seed: u64) {
         if self.profile.compression.seed == seed {

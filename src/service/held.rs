@@ -37,21 +37,32 @@ impl Held {
 
     /// A frame was taken in: what gave way for it is forgotten.
     pub fn put(&mut self, pipeline: &Pipeline, held: HeldFrame) {
-        self.forget(held.id, held.seed);
+        self.0.retain(|other| (other.id, other.seed) != (held.id, held.seed));
         self.0.insert(0, held);
         self.sweep(pipeline);
     }
 
-    /// Its slot is as good as empty.
-    pub fn forget(&mut self, id: FrameId, seed: u64) {
-        self.0.retain(|held| (held.id, held.seed) != (id, seed));
+    /// Gives its slot back.
+    pub fn forget(&mut self, pipeline: &mut Pipeline, id: FrameId, seed: u64) {
+        self.give_back(pipeline, |held| (held.id, held.seed) == (id, seed));
     }
 
-    /// Forgets frames that were taken in for one question.
-    pub fn forget_partial(&mut self) -> Vec<FrameId> {
-        let partial = self.0.iter().filter(|held| !held.whole).map(|held| held.id).collect();
-        self.0.retain(|held| held.whole);
-        partial
+    fn give_back(&mut self, pipeline: &mut Pipeline, which: impl Fn(&HeldFrame) -> bool) -> Vec<FrameId> {
+        let mut gone = Vec::new();
+        self.0.retain(|held| {
+            let goes = which(held);
+            if goes {
+                pipeline.release(&held.frame);
+                gone.push(held.id);
+            }
+            !goes
+        });
+        gone
+    }
+
+    /// Gives back the slots of frames that were taken in for one question; which those were.
+    pub fn forget_partial(&mut self, pipeline: &mut Pipeline) -> Vec<FrameId> {
+        self.give_back(pipeline, |held| !held.whole)
     }
 
     /// Forgets what is no longer in its slot.

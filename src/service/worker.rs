@@ -109,13 +109,13 @@ impl Worker {
         let answered = match self.try_answer(work, &prompt, &request, seed) {
             // Its frames were taken in for a question that wanted less.
             Err(Refusal { again: true, .. }) => {
-                work.frames.iter().for_each(|id| self.held.forget(*id, seed));
+                work.frames.iter().for_each(|id| self.held.forget(&mut self.pipeline, *id, seed));
                 self.try_answer(work, &prompt, &Request { deadline: work.left(), ..request }, seed)
             }
             done => done,
         };
         // What was taken in for one question isn't what the next one would find: it is taken in for all of them when there is time.
-        for id in self.held.forget_partial() {
+        for id in self.held.forget_partial(&mut self.pipeline) {
             self.desk.capture_again(id);
         }
         answered
