@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::config::Digest;
-use crate::journal::{Asked, Desk, FileMark, FrameRef, Origin, Outcome, Priority, Progress, Refused};
+use crate::journal::{Asked, Desk, FileMark, FrameRef, Origin, Outcome, Priority, Progress};
 use crate::service::log::Log;
 use crate::units::{Millis, QuestionId, Tiles, Tokens};
 
@@ -129,7 +129,7 @@ impl Spool {
                 self.answered(path, id)
             }
             // It waits as long as there is no room, or no frame yet.
-            Err(Refused::Full { .. } | Refused::Stopping | Refused::NoRoom(_) | Refused::Journal(_) | Refused::NoneYet) => Ok(()),
+            Err(error) if error.passes() => Ok(()),
             Err(error) => self.answer(path, None, &refused(error.code(), error.to_string())),
         }
     }

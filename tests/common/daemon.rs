@@ -182,3 +182,30 @@ pub fn frame(number: u32) -> Vec<u8> {
     bytes.splice(2..2, [0xff, 0xfe, 0, 6].into_iter().chain(text));
     bytes
 }
+
+/// A small file system of its own, where the test may make one.
+pub struct Small(PathBuf);
+
+impl Small {
+    pub fn mount(at: &Path) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "none"]).arg(at).status();
+        mounted.is_ok_and(|status| status.success()).then(|| Self(at.to_owned()))
+    }
+
+    /// Fills it up to the last byte.
+    pub fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
+        while std::io::Write::write_all(&mut file, &[1; 1 << 10]).is_ok() {}
+    }
+
+    pub fn empty(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-l"]).arg(&self.0).status();
+    }
+}

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::imaging::{Limits, Reading};
 use crate::journal::queue::{Backlog, Queue};
 use crate::journal::{
-    Asked, Filter, FrameEntry, FrameRef, FrameState, Journal, JournalError, MAX_FRAMES, Progress, QuestionEntry, Refused, Status,
+    Asked, Filter, FrameEntry, FrameRef, FrameState, Journal, JournalError, MAX_FRAMES, Origin, Progress, QuestionEntry, Refused, Status,
 };
 use crate::units::{Bytes, FrameId, FrameNumber, Millis, QuestionId, UnixMillis};
 
@@ -175,13 +175,15 @@ impl Desk {
     /// # Errors
     /// Why it is not accepted; nothing of it is kept.
     pub fn ask(&self, asked: Asked) -> Result<QuestionId, Refused> {
+        let spooled = asked.origin == Origin::Spool;
         let accepted = self.accept(asked);
         let mut state = self.state();
         match &accepted {
             Ok((_, true)) => state.counts.accepted += 1,
             Ok((_, false)) => {}
             Err(error) => {
-                state.counts.turned_away += 1;
+                // A file in the spool waits and is handed in again: nobody was turned away.
+                state.counts.turned_away += u64::from(!(spooled && error.passes()));
                 if let Refused::NoRoom(reason) = error {
                     state.full = Some(reason.to_string());
                 }
