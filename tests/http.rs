@@ -472,6 +472,15 @@ fn slow_clients_are_given_up_and_others_are_not_kept_waiting() {
     let (begun, mut rest) = (Instant::now(), Vec::new());
     let _ = stream.read_to_end(&mut rest);
     assert!(begun.elapsed() < Duration::from_secs(5));
+    // One that asks and asks, and takes nothing: what was sent fills the socket, and then it is closed.
+    let mut stream = server.connect();
+    stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+    let (begun, mut asked) = (Instant::now(), 0);
+    while stream.write_all(b"GET /page/app.js HTTP/1.1\r\nhost: localhost\r\n\r\n").is_ok() {
+        asked += 1;
+        assert!(begun.elapsed() < Duration::from_secs(30), "{asked} requests");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?} after {asked} requests", begun.elapsed());
     assert_eq!(server.get("/api/status").0, 200);
 }
 

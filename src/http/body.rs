@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, StatusCode, header};
+use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -75,9 +76,20 @@ pub fn is_json(headers: &HeaderMap) -> Result<(), Failure> {
     Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-type", message))
 }
 
-/// What serde says of a document, which is what was wanted and where.
-pub fn malformed(error: &serde_json::Error) -> Failure {
-    Failure::bad("body", format!("body: wanted a JSON document as the API has it, found: {error}"))
+/// A document.
+///
+/// # Errors
+/// What is no JSON, or not of this shape, with the field.
+pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Failure> {
+    let wanted = "body: wanted a JSON document as the API has it, found";
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let read = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let place = error.path().to_string();
+        let at: String = if place == "." { String::new() } else { format!("{place}: ").chars().take(80).collect() };
+        Failure::bad("body", format!("{wanted}: {at}{}", error.inner()))
+    })?;
+    reader.end().map_err(|error| Failure::bad("body", format!("{wanted}: {error}")))?;
+    Ok(read)
 }
 
 async fn next(body: &mut Body) -> Result<Option<axum::body::Bytes>, Failure> {

@@ -68,7 +68,7 @@ impl Ask {
     /// # Errors
     /// What is no JSON, or not of this shape.
     pub fn parse(bytes: &[u8]) -> Result<Self, Failure> {
-        serde_json::from_slice(bytes).map_err(|error| body::malformed(&error))
+        body::parse(bytes)
     }
 
     /// For the desk.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use crate::http::body::malformed;
+use crate::http::body;
 use crate::http::failure::Failure;
 use crate::http::openai::bounded::{Few, Others};
 use crate::http::openai::picture::{Picture, picture};
@@ -91,8 +91,8 @@ impl<'a> Chat<'a> {
     /// # Errors
     /// What is no JSON, or not of this shape.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Failure> {
-        let others: Others = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
-        let chat: Self = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
+        let others: Others = body::parse(bytes)?;
+        let chat: Self = body::parse(bytes)?;
         Ok(Self { others, ..chat })
     }
 
@@ -245,7 +245,7 @@ mod tests {
             (with(r#","logprobs":true"#), "logprobs: wanted a field"),
             (with(r#","stop":["\n"]"#), "stop: wanted a field"),
             (with(r#","response_format":{"type":"json_object"}"#), "response_format: wanted a field"),
-            (with(r#","max_tokens":-1"#), "max_tokens"),
+            (with(r#","max_tokens":-1"#), "max_tokens: invalid value: integer `-1`"),
             (with(r#","deadline_ms":0"#), "deadline_ms: wanted a number above 0"),
         ] {
             let found = refusal(&body);

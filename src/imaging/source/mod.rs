@@ -253,3 +253,34 @@ fn orientation(exif: Option<&exif::Exif>) -> u8 {
 
 const ALPHA: &str = "transparency dropped";
 const DEPTH: &str = "16-bit samples cut to their upper 8";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_goes_on_where_it_should_not_costs_no_orientation() {
+        let entry = |tag: u16, kind: u16, count: u32, value: [u8; 4]| {
+            [&tag.to_le_bytes()[..], &kind.to_le_bytes(), &count.to_le_bytes(), &value].concat()
+        };
+        for next in [0_u32, 99] {
+            let mut exif = b"II*\0\x08\0\0\0\x02\0".to_vec();
+            exif.extend(entry(0x0112, 3, 1, [6, 0, 0, 0]));
+            exif.extend(entry(0x8825, 4, 1, [38, 0, 0, 0]));
+            exif.extend([0; 4]);
+            exif.extend(b"\x01\0");
+            exif.extend(entry(0, 1, 4, [2, 3, 0, 0]));
+            exif.extend(next.to_le_bytes());
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            let mut encoder = ::png::Encoder::new(&mut file, 2, 1);
+            encoder.set_color(::png::ColorType::Grayscale);
+            let mut writer = encoder.write_header().unwrap();
+            writer.write_chunk(::png::chunk::eXIf, &exif).unwrap();
+            writer.write_image_data(&[1, 2]).unwrap();
+            writer.finish().unwrap();
+            let limits = Limits { max_side: Px(100), max_pixels: 100, whole: Bytes(100) };
+            let source = FrameSource::open(file.path(), &limits).unwrap();
+            assert_eq!((source.orientation, source.size()), (6, (Px(1), Px(2))), "next directory at {next}");
+        }
+    }
+}
