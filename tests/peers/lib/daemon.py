@@ -12,11 +12,11 @@ ROOT = Path(__file__).resolve().parents[3]
 class Daemon:
     """A daemon on the committed model, on a port that the system chooses."""
 
-    def __init__(self, binary, folder, *more):
+    def __init__(self, binary, folder, *more, profile="host"):
         self.folder = Path(folder)
         self.capture = self.folder / "capture"
         self.capture.mkdir()
-        command = [binary, "serve", "--capture", self.capture, "--journal", self.folder / "journal.sqlite", "--http", "127.0.0.1:0", *more]
+        command = [binary, "--profile", profile, "serve", "--capture", self.capture, "--journal", self.folder / "journal.sqlite", "--http", "127.0.0.1:0", *more]
         self.log = (self.folder / "log").open("w+")
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=self.log, stderr=self.log)
         self.address = self.wait(lambda: next((line.split("HTTP on ")[1].split()[0] for line in self.said() if "HTTP on " in line), None), "an address")
