@@ -238,6 +238,12 @@ fn the_same_key_is_the_same_question() {
     assert_eq!(ask("one"), ask("one"));
     assert_ne!(ask("one"), ask("two"));
     assert_eq!(ask(&"x".repeat(129)).0, 400);
+    // Several hands at once: one question, and each of them can follow it.
+    std::thread::scope(|scope| {
+        let hands: Vec<_> = (0..6).map(|_| scope.spawn(|| ask("many"))).collect();
+        let answers: Vec<_> = hands.into_iter().map(|hand| hand.join().unwrap()).collect();
+        assert!(answers.iter().all(|answer| *answer == answers[0] && answer.0 == 202), "{answers:?}");
+    });
 }
 
 #[test]
@@ -466,6 +472,16 @@ fn slow_clients_are_given_up_and_others_are_not_kept_waiting() {
         408
     );
     assert!([0, 408].contains(&closes(b"")));
+    // Forty that drip hold nobody up, and are given up.
+    let drip = b"POST /api/questions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{";
+    let mut drips: Vec<TcpStream> = (0..40).map(|_| server.connect()).collect();
+    drips.iter_mut().for_each(|stream| stream.write_all(drip).unwrap());
+    assert_eq!(server.post("/api/questions", &json!({ "text": "", "frames": ["newest"] })).0, 400);
+    for _ in 0..8 {
+        std::thread::sleep(Duration::from_millis(100));
+        drips.iter_mut().for_each(|stream| drop(stream.write_all(b" ")));
+    }
+    assert!(drips.iter_mut().all(|stream| [0, 408].contains(&answer(stream).0)));
     let mut stream = server.connect();
     stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     assert_eq!(answer(&mut stream).0, 200);

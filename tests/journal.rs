@@ -145,6 +145,13 @@ fn one_daemon_a_journal_and_no_other_programs_file() {
     let error = Journal::open(&around.file(), LIMITS).err().unwrap();
     assert!(matches!(error, JournalError::Taken { .. }) && error.to_string().contains("journal.sqlite"), "{error}");
     assert!(Journal::in_use(&around.file()));
+    // By another name too, and beside it: the spool and the pictures are the folder's.
+    let other = around.folder.path().join("elsewhere");
+    std::os::unix::fs::symlink(around.file(), &other).unwrap();
+    for path in [&other, &around.file().with_file_name("second.sqlite")] {
+        assert!(matches!(Journal::open(path, LIMITS).err(), Some(JournalError::Taken { .. })), "{}", path.display());
+        assert!(Journal::in_use(path));
+    }
     // Reading goes on beside it.
     assert!(Journal::open_read(&around.file()).unwrap().questions(&Filter::default()).unwrap().is_empty());
     drop(journal);

@@ -547,3 +547,67 @@ fn killed_at_any_moment_it_loses_nothing_and_answers_nothing_twice() {
     );
     assert!(asked > kills && slowest < 2_000.0, "{asked} {slowest}");
 }
+
+#[test]
+fn a_folder_that_is_not_there_at_a_start_costs_no_frame_and_a_copy_stands_in() {
+    let place = Place::new("");
+    let daemon = place.start();
+    for (name, number) in [("a.jpg", 1), ("b.jpg", 2), ("copy-of-b.jpg", 2)] {
+        std::fs::write(place.frames().join(name), frame(number)).unwrap();
+    }
+    daemon.until("the frames", |status| status.frames.taken_in == 2 && status.frames.duplicates == 1);
+    assert_eq!(daemon.end(), 0);
+    let away = place.folder.path().join("away");
+    std::fs::rename(place.frames(), &away).unwrap();
+    let daemon = place.start();
+    soon("the frame is looked for", || place.log().contains("not taken in"));
+    assert_eq!(daemon.end(), 0);
+    std::fs::rename(&away, place.frames()).unwrap();
+    let daemon = place.start();
+    place.ask("after", &json!({"text": "why?"}));
+    assert!(place.answer("after")["answer"]["text"].is_string());
+    assert!(!place.said(&["journal", "ls", "--frames"]).contains("failed"));
+    assert_eq!(daemon.end(), 0);
+    // Whichever of the two was the frame's own file, the other is as good.
+    for (gone, back) in [("b.jpg", "copy-of-b.jpg"), ("copy-of-b.jpg", "b.jpg")] {
+        std::fs::rename(place.frames().join(gone), place.folder.path().join("gone")).unwrap();
+        let daemon = place.start();
+        place.ask(gone, &json!({"text": "why?"}));
+        assert!(place.answer(gone)["answer"]["text"].is_string(), "{back}");
+        assert_eq!(daemon.end(), 0);
+        std::fs::rename(place.folder.path().join("gone"), place.frames().join(gone)).unwrap();
+    }
+}
+
+#[test]
+fn what_is_wrong_with_one_file_of_the_spool_keeps_no_other_waiting() {
+    let place = Place::new("");
+    let daemon = place.start();
+    std::fs::write(place.frames().join("a.jpg"), frame(1)).unwrap();
+    daemon.until("the frame", |status| status.frames.taken_in == 1);
+    std::fs::create_dir_all(place.spool().join("answers/a.json/full")).unwrap();
+    for name in ["a", "b", "c"] {
+        place.ask(name, &json!({"text": format!("why {name}?")}));
+    }
+    for name in ["b", "c"] {
+        assert!(place.answer(name)["answer"]["text"].is_string());
+    }
+    soon("it is told", || place.log().contains("a.json: it waits"));
+    std::fs::remove_dir_all(place.spool().join("answers/a.json")).unwrap();
+    assert!(place.answer("a")["answer"]["text"].is_string());
+    assert_eq!(daemon.end(), 0);
+}
+
+#[test]
+fn a_profile_that_its_own_questions_could_not_keep_is_not_taken_over() {
+    let place = Place::new("");
+    let daemon = place.start();
+    let text = std::fs::read_to_string(&place.profile).unwrap();
+    std::fs::write(&place.profile, text.replacen("budget = \"onboard\"", "budget = \"1,2\"", 1)).unwrap();
+    daemon.signal("HUP");
+    soon("it is said", || place.log().contains("everything stays as it was: budget"));
+    std::fs::write(place.frames().join("a.jpg"), frame(1)).unwrap();
+    daemon.until("the frame", |status| status.frames.taken_in == 1);
+    place.ask("a", &json!({"text": "why?"}));
+    assert!(place.answer("a")["answer"]["text"].is_string());
+}

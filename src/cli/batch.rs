@@ -71,6 +71,9 @@ fn frames(path: &Path) -> Result<Vec<PathBuf>, CliError> {
     if is_picture(path) { Ok(vec![path.to_owned()]) } else { Ok(lines(path)?.into_iter().map(PathBuf::from).collect()) }
 }
 
+/// How a batch's lines begin.
+const CUT: &[u8] = b"{\"frame\":";
+
 /// Frames and questions that are done. The file is cut after its last whole line.
 fn done(path: &Path) -> Result<(File, HashSet<(String, String)>), CliError> {
     let wrong = |error: &dyn std::fmt::Display| failed(path, error);
@@ -83,6 +86,11 @@ fn done(path: &Path) -> Result<(File, HashSet<(String, String)>), CliError> {
         line.clear();
         let read = (&mut reader).take(LONGEST).read_until(b'\n', &mut line).map_err(|error| wrong(&error))?;
         if !line.ends_with(b"\n") {
+            // A line that was cut off begins as ours do; anything else is somebody's file.
+            let ours = line.len() < CUT.len() && CUT.starts_with(&line) || line.starts_with(CUT);
+            if !ours {
+                return Err(wrong(&"wanted a batch's file or a new one, found one that ends in something else"));
+            }
             break;
         }
         number += 1;
@@ -146,7 +154,7 @@ pub fn run(args: &BatchArgs, cli: &Cli) -> Result<(), CliError> {
                 }
                 Err(error) => {
                     tally.refused += 1;
-                    json!({"frame": frame, "question": question, "error": error.to_string()}).to_string()
+                    format!("{{\"frame\":{},\"question\":{},\"error\":{}}}", json!(frame), json!(question), json!(error.to_string()))
                 }
             };
             file.write_all(format!("{entry}\n").as_bytes()).map_err(|error| failed(&args.out, error))?;

@@ -1,7 +1,6 @@
 //! `journal`: what was asked and answered, for people and for other programs.
 
 use std::fmt::Write;
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -166,12 +165,23 @@ fn all_questions(journal: &Journal, each: &mut dyn FnMut(&QuestionEntry) -> Resu
 }
 
 fn export(journal: &Journal, format: Format, out: Option<&PathBuf>) -> Result<(), CliError> {
-    let mut target: Box<dyn std::io::Write> = match out {
-        None => Box::new(std::io::stdout().lock()),
-        Some(path) => Box::new(std::io::BufWriter::new(
-            std::fs::File::create(path).map_err(|source| JournalError::File { path: path.clone(), source })?,
-        )),
-    };
+    let Some(path) = out else { return export_to(journal, format, &mut std::io::stdout().lock()) };
+    // The file is whole when it has its name, and what was there stays until then.
+    let failed = |source: std::io::Error| CliError::from(JournalError::File { path: path.clone(), source });
+    let same = path.canonicalize().ok().is_some_and(|path| journal.path().canonicalize().ok() == Some(path));
+    if same {
+        return Err(CliError::Usage(format!("--out: wanted a file of its own, found the journal, {}", path.display())));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
+    let file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    let mut target = std::io::BufWriter::new(file);
+    export_to(journal, format, &mut target)?;
+    let file = target.into_inner().map_err(|error| failed(error.into_error()))?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+fn export_to(journal: &Journal, format: Format, target: &mut dyn std::io::Write) -> Result<(), CliError> {
     match format {
         Format::Jsonl => {
             let mut before = None;

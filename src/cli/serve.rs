@@ -66,7 +66,7 @@ pub fn run(args: &ServeArgs, cli: &Cli) -> Result<(), CliError> {
     let begun = Instant::now();
     let (mut profile, manifest) = cli.load()?;
     args.apply(&mut profile);
-    let log = Log::new(profile.serve.log);
+    let log = Log::new(profile.serve.log).map_err(|source| ServiceError::System { what: "log", source })?;
     // What would keep it from starting is found before the model is loaded.
     let limits = JournalLimits { max: profile.journal.max, looked: profile.journal.keep_looked };
     let journal = Journal::open(&profile.journal.file, limits).map_err(ServiceError::from)?;

@@ -18,6 +18,9 @@ const WHOLE: Duration = Duration::from_secs(120);
 /// A peer that sends too much is listened to for as long, so that it hears why it is refused.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// What a body that takes longer than the peer's patience must bring on: one that drips would hold the one place for large ones.
+const LEAST_RATE: Bytes = Bytes(128 << 10);
+
 /// A body and its share of the memory for bodies.
 pub struct Held {
     pub bytes: Vec<u8>,
@@ -36,16 +39,18 @@ pub async fn read(app: &App, headers: &HeaderMap, mut body: Body, most: Bytes) -
         drain(&mut body, headers).await;
         return Err(large(found, ""));
     }
-    let mut permits = vec![permit(&app.small, patience).await?];
+    let mut permits = Vec::new();
     // The length that was announced may be a lie: room grows with what comes, up to one doubling too much.
     let mut bytes = Vec::with_capacity(usize::try_from(announced.unwrap_or(0)).unwrap_or(0).min(SMALL_BODY));
-    let end = Instant::now() + WHOLE;
+    let begun = Instant::now();
+    let end = begun + WHOLE;
+    let slow = || {
+        let message = format!("body: wanted all within {} s, or {LEAST_RATE} a second, found less", patience.as_secs());
+        Failure::new(StatusCode::REQUEST_TIMEOUT, "slow-body", message)
+    };
     loop {
         let frame = timeout_at(end, timeout(patience, next(&mut body))).await;
-        let Ok(Ok(frame)) = frame else {
-            let message = format!("body: wanted its next part within {} s and all within {} s", patience.as_secs(), WHOLE.as_secs());
-            return Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "slow-body", message));
-        };
+        let Ok(Ok(frame)) = frame else { return Err(slow()) };
         let Some(part) = frame? else { break };
         let after = bytes.len() + part.len();
         if after as u64 > most.0 {
@@ -54,7 +59,11 @@ pub async fn read(app: &App, headers: &HeaderMap, mut body: Body, most: Bytes) -
             drain(&mut body, headers).await;
             return Err(large(after as u64, " or more"));
         }
-        if after > SMALL_BODY && permits.len() == 1 {
+        let (passed, rate) = (begun.elapsed(), LEAST_RATE.0);
+        if passed > patience && (after as u64) < rate.saturating_mul(passed.as_secs()) {
+            return Err(slow());
+        }
+        if after > SMALL_BODY && permits.is_empty() {
             permits.push(permit(&app.large, WHOLE).await?);
             // All of it at once where the length is known: a doubling would hold it twice.
             let all = usize::try_from(announced.unwrap_or(0)).unwrap_or(0);

@@ -38,10 +38,18 @@ pub async fn guard(State(app): State<App>, request: Request, next: Next) -> Resp
 }
 
 fn admit(app: &App, peer: IpAddr, request: &Request) -> Result<(), Failure> {
-    if !app.rates.admit(peer, Instant::now()) {
+    // What is refused has a rate of its own: another site's page can't use up the pilot's.
+    let admitted = known(app, request);
+    let rates = if admitted.is_ok() { &app.rates } else { &app.refusals };
+    if request.uri().path() != "/healthz" && !rates.admit(peer, Instant::now()) {
         let message = format!("requests: wanted at most {} a second of a peer, found more", app.settings.rate);
         return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, "rate", message));
     }
+    admitted
+}
+
+/// Whether a request may be answered, by its path, its names and its token.
+fn known(app: &App, request: &Request) -> Result<(), Failure> {
     let path = request.uri().path();
     // No path of the API needs an escape; those of ids that want to be paths of files do.
     if path.contains('%') {

@@ -12,6 +12,7 @@ mod events;
 mod failure;
 mod frames;
 mod guard;
+mod held;
 mod listen;
 mod metrics;
 pub mod openai;

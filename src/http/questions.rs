@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::http::body;
 use crate::http::failure::Failure;
 use crate::http::frames::{limit, query};
+use crate::http::held;
 use crate::http::settings::SMALL_BODY;
 use crate::http::state::App;
 use crate::journal::{Asked, Filter, FrameRef, Origin, Outcome, Priority, QuestionEntry, Status};
@@ -178,12 +179,12 @@ pub async fn answer(State(app): State<App>, Path(text): Path<String>) -> Result<
 
 pub async fn looked(State(app): State<App>, Path(text): Path<String>) -> Result<Response, Failure> {
     let id = entry(&app, &text).await?.id;
-    let found = app.blocking(move |desk| desk.looked(id)).await??;
-    let json = [(header::CONTENT_TYPE, "application/json")];
-    match found {
-        Some(text) => Ok((json, text).into_response()),
-        None => Err(Failure::none(format!(
-            "layers: wanted those of question {id}, found none: not answered, or so long ago that they were given up"
-        ))),
-    }
+    let text = async {
+        app.blocking(move |desk| desk.looked(id)).await??.ok_or_else(|| {
+            Failure::none(format!(
+                "layers: wanted those of question {id}, found none: not answered, or so long ago that they were given up"
+            ))
+        })
+    };
+    held::json(&app, text, app.settings.patience).await
 }

@@ -28,15 +28,16 @@ impl Token {
     /// A file that others can read, or without a token.
     pub fn load(path: &Path) -> Result<Self, HttpError> {
         let read = |source| HttpError::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(read)?;
-        let data = file.metadata().map_err(read)?;
+        // A pipe would be waited for.
+        let data = std::fs::metadata(path).map_err(read)?;
         let mode = data.mode() & 0o7777;
         if !data.is_file() || mode & 0o077 != 0 {
             return Err(HttpError::Mode { path: path.to_owned(), mode });
         }
+        let file = File::open(path).map_err(read)?;
         let mut text = String::new();
         file.take(4_096).read_to_string(&mut text).map_err(read)?;
-        let token = text.trim_end_matches(['\r', '\n']);
+        let token = text.lines().next().unwrap_or_default();
         if !TOKEN.contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             let found = format!("{} characters, or others", token.chars().count());
             return Err(HttpError::Token { path: path.to_owned(), least: *TOKEN.start(), most: *TOKEN.end(), found });
@@ -109,10 +110,10 @@ impl HttpSettings {
 
 /// Read and write buffers of a connection, and what its task and a streamed answer hold.
 pub const CONNECTION: usize = 64 << 10;
-/// A body up to this size isn't waited for by others.
+/// A body up to this size is read by every connection at once.
 pub const SMALL_BODY: usize = 64 << 10;
 /// Documents being written: history, layers.
-const DOCUMENTS: usize = 16 << 20;
+pub const DOCUMENTS: usize = 16 << 20;
 
 /// Most that the server holds, for the memory plan: connections' buffers, one large body as it came, as text and as a picture, documents, and the tiles'
 /// preparation for frames within `settings.frame`, beside what a picture that isn't decoded by rows is admitted for.
@@ -120,5 +121,5 @@ const DOCUMENTS: usize = 16 << 20;
 pub fn http_bytes(settings: &HttpSettings) -> Bytes {
     let body = settings.max_body.0;
     let large = (body * 2 + body / 4 * 3).max(settings.max_picture.0);
-    Bytes::of::<u8>(settings.connections * CONNECTION + DOCUMENTS) + Bytes(large) + zoom_bytes(settings.frame.max_side)
+    Bytes::of::<u8>(settings.connections * (CONNECTION + SMALL_BODY) + DOCUMENTS) + Bytes(large) + zoom_bytes(settings.frame.max_side)
 }

@@ -7,12 +7,10 @@ use tokio::sync::{Semaphore, watch};
 use crate::http::failure::Failure;
 use crate::http::metrics::Metrics;
 use crate::http::rate::Rates;
+use crate::http::settings::DOCUMENTS;
 use crate::http::zooms::Zooms;
 use crate::http::{HttpError, HttpSettings};
 use crate::journal::Desk;
-
-/// Small bodies read at once.
-const SMALL_BODIES: usize = 32;
 
 #[derive(Clone)]
 pub struct App {
@@ -20,10 +18,13 @@ pub struct App {
     pub settings: Arc<HttpSettings>,
     pub zooms: Arc<Zooms>,
     pub rates: Arc<Rates>,
+    /// Of requests that are refused by name or token.
+    pub refusals: Arc<Rates>,
     pub metrics: Arc<Metrics>,
-    /// Permits: to stream, to hold a small body, to hold the one large body.
+    /// Permits: to stream, to hold the one large body.
     pub streams: Arc<Semaphore>,
-    pub small: Arc<Semaphore>,
+    /// To hold a document that is being sent, a permit a KiB.
+    pub documents: Arc<Semaphore>,
     pub large: Arc<Semaphore>,
     pub stop: watch::Receiver<bool>,
 }
@@ -33,9 +34,10 @@ impl App {
         Ok(Self {
             zooms: Arc::new(Zooms::start(&settings)?),
             rates: Arc::new(Rates::new(settings.rate, settings.burst)),
+            refusals: Arc::new(Rates::new(settings.rate, settings.burst)),
             metrics: Arc::new(Metrics::new()),
             streams: Arc::new(Semaphore::new(settings.streams)),
-            small: Arc::new(Semaphore::new(SMALL_BODIES)),
+            documents: Arc::new(Semaphore::new(DOCUMENTS >> 10)),
             large: Arc::new(Semaphore::new(1)),
             settings: Arc::new(settings),
             desk,

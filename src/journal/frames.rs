@@ -17,15 +17,15 @@ const COLUMNS: &str = "number, id, sha256, path, w, h, bytes, seen_at, state, re
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileMark {
     pub bytes: Bytes,
-    /// Of its modification, nanoseconds since 1970 by the file system.
-    pub modified_ns: i64,
+    /// Of its last change, of its bytes, name or rights: nanoseconds since 1970 by the file system, which nobody can set back.
+    pub changed_ns: i64,
 }
 
 impl FileMark {
     #[must_use]
     pub fn of(file: &std::fs::Metadata) -> Self {
         use std::os::unix::fs::MetadataExt;
-        Self { bytes: Bytes(file.len()), modified_ns: file.mtime().saturating_mul(1_000_000_000).saturating_add(file.mtime_nsec()) }
+        Self { bytes: Bytes(file.len()), changed_ns: file.ctime().saturating_mul(1_000_000_000).saturating_add(file.ctime_nsec()) }
     }
 }
 
@@ -127,6 +127,12 @@ impl Journal {
                             .execute("UPDATE frames SET path = ?2 WHERE number = ?1", params![known.number.0.cast_signed(), path])
                             .map_err(&error)?;
                     }
+                    // What could not be taken in may be another's fault: a file that is new is tried.
+                    if known.state == FrameState::Failed {
+                        let sql = "UPDATE frames SET state = ?2, reason = NULL WHERE number = ?1";
+                        let values = params![known.number.0.cast_signed(), word(FrameState::Waiting)];
+                        transaction.execute(sql, values).map_err(&error)?;
+                    }
                     if moved || known.path == source.path { "frame" } else { FileOutcome::Duplicate.word() }
                 }
             };
@@ -134,7 +140,7 @@ impl Journal {
                 .prepare_cached(NOTE)
                 .and_then(|mut statement| {
                     let none = None::<&str>;
-                    statement.execute(params![path, mark.bytes.0.cast_signed(), mark.modified_ns, outcome, none, own.to_string(), now])
+                    statement.execute(params![path, mark.bytes.0.cast_signed(), mark.changed_ns, outcome, none, own.to_string(), now])
                 })
                 .map_err(&error)?;
             transaction.commit().map_err(&error)?;
@@ -147,6 +153,18 @@ impl Journal {
         Ok(Seen { entry, new: known.is_none() })
     }
 
+    /// Paths that a frame's bytes were seen under, the frame's own first.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn files_of(&self, frame: FrameId) -> Result<Vec<std::path::PathBuf>, JournalError> {
+        let connection = self.read();
+        let sql = "SELECT path FROM frames WHERE id = ?1 UNION ALL SELECT path FROM files WHERE frame = ?1 LIMIT 64";
+        let mut statement = connection.prepare_cached(sql).map_err(self.error("files"))?;
+        let rows = statement.query_map(params![frame.to_string()], |row| row.get::<_, String>(0)).map_err(self.error("files"))?;
+        rows.map(|path| path.map(Into::into)).collect::<Result<_, _>>().map_err(self.error("files"))
+    }
+
     /// Records what became of a file that is no new frame.
     ///
     /// # Errors
@@ -156,7 +174,7 @@ impl Journal {
         let connection = self.write();
         let mut statement = connection.prepare_cached(NOTE).map_err(self.error("file"))?;
         let path = path.to_string_lossy();
-        let values = params![path, mark.bytes.0.cast_signed(), mark.modified_ns, outcome.word(), reason, None::<&str>, now];
+        let values = params![path, mark.bytes.0.cast_signed(), mark.changed_ns, outcome.word(), reason, None::<&str>, now];
         statement.execute(values).map_err(self.error("file"))?;
         Ok(())
     }
@@ -169,7 +187,7 @@ impl Journal {
         let connection = self.read();
         let sql = "SELECT 1 FROM files WHERE path = ?1 AND bytes = ?2 AND modified_ns = ?3 AND outcome <> 'vanished'";
         let mut statement = connection.prepare_cached(sql).map_err(self.error("file"))?;
-        let values = params![path.to_string_lossy(), mark.bytes.0.cast_signed(), mark.modified_ns];
+        let values = params![path.to_string_lossy(), mark.bytes.0.cast_signed(), mark.changed_ns];
         statement.exists(values).map_err(self.error("file"))
     }
 

@@ -45,6 +45,18 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
+/// The file that `path` is, links followed; its folder is there.
+fn resolved(path: &Path) -> std::io::Result<PathBuf> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let whole = folder.canonicalize()?.join(path.file_name().unwrap_or_default());
+    Ok(if whole.is_symlink() { whole.canonicalize()? } else { whole })
+}
+
+/// What the daemon at work in a journal's folder holds.
+fn lock_of(path: &Path) -> PathBuf {
+    path.with_file_name("daemon.lock")
+}
+
 impl JournalError {
     /// What SQLite says, sorted.
     pub(super) fn of(path: &Path, what: &'static str, source: rusqlite::Error) -> Self {
@@ -72,7 +84,9 @@ impl Journal {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder).map_err(file)?;
         }
-        let lock = File::options().create(true).truncate(false).write(true).open(beside(path, ".lock")).map_err(file)?;
+        // One daemon a folder, whatever name its journal goes by: spool and pictures are beside it.
+        let path = &resolved(path).map_err(file)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(lock_of(path)).map_err(file)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => return Err(JournalError::Taken { path: path.to_owned() }),
@@ -136,7 +150,8 @@ impl Journal {
     /// Whether a daemon is at work on the journal at `path`.
     #[must_use]
     pub fn in_use(path: &Path) -> bool {
-        File::options().write(true).open(beside(path, ".lock")).is_ok_and(|lock| lock.try_lock().is_err())
+        let path = resolved(path).unwrap_or_else(|_| path.to_owned());
+        File::options().write(true).open(lock_of(&path)).is_ok_and(|lock| lock.try_lock_shared().is_err())
     }
 
     pub(super) fn write(&self) -> MutexGuard<'_, Connection> {

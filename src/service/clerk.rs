@@ -1,7 +1,7 @@
 //! The thread that writes what the pipeline did into the journal, so that the pipeline waits for no disk.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub struct Clerk {
     pub desk: Desk,
     pub beat: Arc<Beat>,
     pub log: Log,
+    /// Notes that were sent and are not written.
+    pub unwritten: Arc<AtomicUsize>,
     /// The daemon ends: what can't be written now is left to the next run.
     pub ending: Arc<AtomicBool>,
 }
@@ -73,6 +75,7 @@ impl Clerk {
                     self.done(id, &outcome, layers.as_deref())
                 }
             };
+            self.unwritten.fetch_sub(1, Ordering::AcqRel);
             self.beat.wait();
         }
     }

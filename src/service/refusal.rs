@@ -27,6 +27,12 @@ impl Refusal {
         Self::new("frame-gone", reason)
     }
 
+    /// The frame's file isn't there, or can't be read now.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.code == "frame-gone"
+    }
+
     pub fn crashed(times: u32) -> Self {
         Self::new("crashed", format!("the daemon ended {times} times while it worked on this question; it is not tried again"))
     }

@@ -1,7 +1,7 @@
 //! The daemon's threads, and the one that looks after them.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::board::{self, Watch};
-use crate::config::Profile;
+use crate::config::{Budget, Profile};
 use crate::http;
 use crate::imaging::Reading;
 use crate::journal::{Desk, DeskLimits, FolderStatus, Journal, JournalLimits, MemoryStatus, Status, WatchdogStatus};
@@ -57,6 +57,8 @@ pub struct Service {
     folders: Arc<Mutex<Vec<FolderStatus>>>,
     reloaded: Reloaded,
     pipeline: Option<Box<Pipeline>>,
+    /// The model's.
+    views: usize,
     systemd: SyncSender<Word>,
     /// What doesn't change in the status.
     constant: Status,
@@ -126,6 +128,7 @@ impl Service {
             beats: Default::default(),
             folders: Arc::default(),
             reloaded: Arc::default(),
+            views: pipeline.manifest().vision.shape.views().len(),
             pipeline: Some(Box::new(pipeline)),
             systemd: herald().map_err(|source| ServiceError::System { what: "systemd", source })?,
             constant,
@@ -212,14 +215,22 @@ impl Service {
         };
         self.tell(Word::Stopping);
         self.log.info("ending: no more questions");
-        self.finish(&threads, &ending, clerk, &close, ended)
+        self.finish(&threads, &ending, clerk, &close, &|service| service.publish(start, after_model, peak))?;
+        ended
     }
 
     /// Starts all threads but this one. The clerk is apart: it ends when the others have.
     fn start(&mut self, threads: &mut Threads, ending: &Arc<AtomicBool>) -> Result<JoinHandle<()>, ServiceError> {
         let serve = &self.settings.profile.serve;
         let (notes, noted) = sync_channel(NOTES);
-        let clerk = Clerk { desk: self.desk(), beat: Arc::clone(&self.beats[1]), log: self.log.clone(), ending: Arc::clone(ending) };
+        let unwritten = Arc::new(AtomicUsize::new(0));
+        let clerk = Clerk {
+            desk: self.desk(),
+            beat: Arc::clone(&self.beats[1]),
+            log: self.log.clone(),
+            unwritten: Arc::clone(&unwritten),
+            ending: Arc::clone(ending),
+        };
         let clerk = std::thread::Builder::new().name("clerk".into()).spawn(move || clerk.run(&noted));
         let clerk = clerk.map_err(|source| ServiceError::System { what: "clerk", source })?;
         let Some(pipeline) = self.pipeline.take() else { return Ok(clerk) };
@@ -229,6 +240,7 @@ impl Service {
             desk: self.desk(),
             held: Held::default(),
             notes,
+            unwritten,
             beat: Arc::clone(&self.beats[0]),
             log: self.log.clone(),
             reloaded: Arc::clone(&self.reloaded),
@@ -270,14 +282,16 @@ impl Service {
         ending: &AtomicBool,
         clerk: JoinHandle<()>,
         close: &tokio::sync::watch::Sender<bool>,
-        ended: Result<(), ServiceError>,
+        publish: &dyn Fn(&Self),
     ) -> Result<(), ServiceError> {
         self.desk.stop();
         let patience = self.settings.profile.serve.stop_after;
         let begun = Instant::now();
         while !threads.ended("pipeline") && begun.elapsed() < patience {
+            publish(&self);
             std::thread::sleep(Duration::from_millis(10));
         }
+        publish(&self);
         self.stop.store(true, Ordering::Relaxed);
         ending.store(true, Ordering::Relaxed);
         let pipeline = threads.ended("pipeline");
@@ -286,7 +300,9 @@ impl Service {
             if let Some(id) = self.desk.status().questions.working_on {
                 self.log.info(&format!("question {id} isn't done after {} s and is left to the next start", patience.as_secs()));
                 // It is this run that ends it, not the question.
-                self.desk.journal().begin(id, -1)?;
+                if let Err(error) = self.desk.journal().begin(id, -1) {
+                    self.log.error(&format!("question {id}: it could not be noted that this run ended it: {error}"));
+                }
             }
         } else if clerk.join().is_err() {
             return Err(ServiceError::Thread { thread: "clerk" });
@@ -299,7 +315,8 @@ impl Service {
         let _ = std::fs::remove_file(told::socket(self.desk.journal().path()));
         self.desk.journal().tidy();
         self.log.info("ended");
-        ended
+        self.log.flush();
+        Ok(())
     }
 
     fn publish(&self, start: Millis, after_model: Millis, peak: Bytes) {
@@ -350,7 +367,22 @@ impl Service {
         self.tell(Word::Ready);
     }
 
+    /// Budgets of a profile that its own questions could not keep.
+    fn unkept(&self, new: &Profile) -> Option<String> {
+        let most = self.settings.profile.tokens.max_visual;
+        let texts = new.ladder.iter().map(|step| &step.budget).chain([&new.tokens.default_budget]);
+        texts.into_iter().find_map(|text| match Budget::parse(text, self.views) {
+            Err(error) => Some(error.to_string()),
+            Ok(budget) if budget.total() > most => Some(format!("budget {text}: wanted at most {most}, found {}", budget.total())),
+            Ok(_) => None,
+        })
+    }
+
     fn take_over(&mut self, new: Profile) {
+        if let Some(unkept) = self.unkept(&new) {
+            self.log.error(&format!("SIGHUP: everything stays as it was: {unkept}"));
+            return;
+        }
         let cannot = needs_start(&self.settings.profile, &new);
         if !cannot.is_empty() {
             self.log.warning(&format!("SIGHUP: these change with the next start only: {}", cannot.join(", ")));

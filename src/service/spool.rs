@@ -6,7 +6,7 @@
 //! # Why
 //! The file is the question's receipt as well: it stays until the answer lies beside it, and asked again after a crash it is known by its key.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,13 +55,15 @@ pub struct Spool {
     desk: Desk,
     folder: PathBuf,
     files: HashMap<PathBuf, File>,
+    /// Files whose trouble was told.
+    told: HashSet<PathBuf>,
     log: Log,
 }
 
 impl Spool {
     #[must_use]
     pub fn new(desk: Desk, folder: PathBuf, log: Log) -> Self {
-        Self { desk, folder, files: HashMap::new(), log }
+        Self { desk, folder, files: HashMap::new(), told: HashSet::new(), log }
     }
 
     /// Looks until `stop` is set.
@@ -93,22 +95,36 @@ impl Spool {
             let name = file.file_name();
             let meant = !name.to_string_lossy().starts_with('.') && path.extension().is_some_and(|ending| ending == "json");
             if meant && file.file_type().is_ok_and(|kind| kind.is_file()) {
-                there.push((FileMark::of(&file.metadata()?), path));
+                // One that is gone by now is no loss.
+                there.extend(file.metadata().ok().map(|data| (FileMark::of(&data), path)));
             }
         }
         // In the order in which they came.
-        there.sort_unstable_by(|(a, x), (b, y)| a.modified_ns.cmp(&b.modified_ns).then(x.cmp(y)));
+        there.sort_unstable_by(|(a, x), (b, y)| a.changed_ns.cmp(&b.changed_ns).then(x.cmp(y)));
         self.files.retain(|path, _| there.iter().any(|(_, other)| other == path));
         for (mark, path) in there.into_iter().take(AT_ONCE) {
-            match self.files.get(&path) {
+            let done = match self.files.get(&path) {
                 Some(File::Asked(id)) => {
                     let id = *id;
-                    self.answered(&path, id)?;
+                    self.answered(&path, id)
                 }
-                Some(File::Seen(seen)) if *seen == mark => self.ask(&path, mark)?,
-                _ => drop(self.files.insert(path, File::Seen(mark))),
+                Some(File::Seen(seen)) if *seen == mark => self.ask(&path, mark),
+                _ => {
+                    self.files.insert(path, File::Seen(mark));
+                    continue;
+                }
+            };
+            // What is wrong with one file keeps no other waiting.
+            match done {
+                Ok(()) => drop(self.told.remove(&path)),
+                Err(error) => {
+                    if self.told.insert(path.clone()) {
+                        self.log.warning(&format!("spool {}: it waits: {error}", path.display()));
+                    }
+                }
             }
         }
+        self.told.retain(|path| self.files.contains_key(path));
         Ok(())
     }
 
@@ -172,7 +188,7 @@ fn asked(bytes: &[u8], path: &Path, mark: FileMark) -> Result<Asked, String> {
     let frames = frames.iter().map(frame).collect::<Result<Vec<_>, _>>()?;
     // The same file at the same moment is the same question, whoever asks how often.
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let own = [name.as_bytes(), &mark.modified_ns.to_be_bytes(), bytes].concat();
+    let own = [name.as_bytes(), &mark.changed_ns.to_be_bytes(), bytes].concat();
     let digest = Digest::of(&own[..]).map_err(|error| error.to_string())?;
     Ok(Asked {
         budget: file.budget,

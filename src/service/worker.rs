@@ -1,5 +1,6 @@
 //! The pipeline's thread: a question before a frame, one after the other. It reads frames' files, and waits for nothing else.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +23,9 @@ use crate::units::{Bytes, FrameId, Millis};
 const MOST_BEGUN: u32 = 5;
 
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Notes that may wait for the clerk when work begins, and how often it is looked whether they are fewer.
+const MOST_UNWRITTEN: usize = 16;
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// The limits that a SIGHUP brought, until the worker takes them over.
 pub type Reloaded = Arc<Mutex<Option<Profile>>>;
@@ -31,6 +35,8 @@ pub struct Worker {
     pub desk: Desk,
     pub held: Held,
     pub notes: SyncSender<Note>,
+    /// Notes that the clerk has not written yet.
+    pub unwritten: Arc<AtomicUsize>,
     pub beat: Arc<Beat>,
     pub log: Log,
     pub reloaded: Reloaded,
@@ -50,6 +56,11 @@ impl Worker {
             if let Some(profile) = self.reloaded.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 self.pipeline.set_limits(profile.ladder, profile.thermal, profile.tokens.default_budget);
             }
+            // While the clerk can't write, no more work is begun: nobody would know of it.
+            if self.unwritten.load(Ordering::Acquire) >= MOST_UNWRITTEN && !self.desk.is_stopping() {
+                std::thread::sleep(AGAIN);
+                continue;
+            }
             match self.desk.next_work(PATIENCE) {
                 Work::Question(work) => self.question(&work),
                 Work::Frame(work) => self.frame(&work),
@@ -61,6 +72,7 @@ impl Worker {
 
     fn note(&self, note: Note) {
         // The clerk ends after this thread does.
+        self.unwritten.fetch_add(1, Ordering::AcqRel);
         let _ = self.notes.send(note);
     }
 
@@ -217,9 +229,12 @@ impl Worker {
                 self.log.info(&format!("frame {} taken in, {}, from {}", entry.id, Millis::from(begun.elapsed()), entry.path.display()));
             }
             Err(refusal) => {
-                self.desk.count(|counts| counts.failed += 1);
                 self.log.warning(&format!("frame {} not taken in: {}", entry.id, refusal.reason));
-                self.note(Note::Failed { frame: entry.id, reason: refusal.reason });
+                // A file that isn't there may come back; one that can't be decoded stays as it is.
+                if !refusal.is_gone() {
+                    self.desk.count(|counts| counts.failed += 1);
+                    self.note(Note::Failed { frame: entry.id, reason: refusal.reason });
+                }
             }
         }
         self.held.sweep(&self.pipeline);
@@ -264,10 +279,13 @@ impl Worker {
         let open = |path: &std::path::Path| FrameSource::open_as(path, &self.pipeline.limits(), &reading);
         let source = match open(&file.path) {
             // It may have been moved since.
-            Err(error) if !file.path.is_file() => match self.desk.frame(&id) {
-                Ok(Some(entry)) if entry.path != file.path => open(&entry.path)?,
-                _ => return Err(Refusal::gone(format!("frame {id}: its file is gone: {error}"))),
-            },
+            // It may have been moved since, or have a copy.
+            Err(error) if !file.path.is_file() => {
+                match self.desk.journal().files_of(id).unwrap_or_default().iter().find(|path| path.is_file()) {
+                    Some(path) => open(path)?,
+                    None => return Err(Refusal::gone(format!("frame {id}: its file is gone: {error}"))),
+                }
+            }
             opened => opened?,
         };
         if source.digest.to_string() != file.sha256 {

@@ -46,6 +46,7 @@ impl Desk {
         };
         let path = limits.brought.join(format!("{}.{ending}", source.id()));
         file.persist(&path).map_err(|error| failed(error.error))?;
+        std::fs::File::open(&limits.brought).and_then(|folder| folder.sync_all()).map_err(failed)?;
         let mark = FileMark::of(&std::fs::metadata(&path).map_err(failed)?);
         Ok(self.captured(&FrameSource { path, ..source }, mark)?.entry)
     }
@@ -60,7 +61,7 @@ impl Desk {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            files.push((mark.modified_ns, mark.bytes, file));
+            files.push((mark.changed_ns, mark.bytes, file));
         }
         files.sort_unstable();
         let mut all: Bytes = files.iter().map(|(_, bytes, _)| *bytes).sum();
@@ -69,8 +70,11 @@ impl Desk {
                 break;
             }
             let id = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<FrameId>().ok());
-            let state = self.state();
-            if id.is_some_and(|id| state.queue.wants(id) || state.about.contains(&id)) {
+            let wanted = |id| {
+                let state = self.state();
+                state.queue.wants(id) || state.about.contains(&id)
+            };
+            if id.is_some_and(wanted) {
                 continue;
             }
             std::fs::remove_file(&path)?;

@@ -128,6 +128,12 @@ impl Desk {
         self.state().full.clone()
     }
 
+    /// Whether [`Self::stop`] was called.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.state().stopping
+    }
+
     /// No more questions; [`Self::next_work`] gives [`Work::Stop`].
     pub fn stop(&self) {
         self.state().stopping = true;

@@ -6,7 +6,7 @@ mod duty;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
@@ -18,6 +18,9 @@ use crate::journal::{
 use crate::units::{Bytes, FrameId, FrameNumber, Millis, QuestionId, UnixMillis};
 
 pub use crate::journal::queue::{FrameFile, QuestionWork};
+
+/// How long a question that is on disk may take to be in the queue.
+const ACCEPTING: Duration = Duration::from_secs(5);
 
 /// What the desk admits.
 #[derive(Clone, Debug)]
@@ -92,6 +95,8 @@ struct State {
     backlog: Backlog,
     /// One a question that is not done.
     live: HashMap<QuestionId, watch::Sender<Progress>>,
+    /// Questions on their way to the disk.
+    accepting: usize,
     working_on: Option<QuestionId>,
     about: Vec<FrameId>,
     /// Used last first.
@@ -141,6 +146,7 @@ impl Desk {
             queue,
             backlog,
             live,
+            accepting: 0,
             working_on: None,
             about: Vec::new(),
             in_slots: Vec::new(),
@@ -212,11 +218,17 @@ impl Desk {
             if !state.queue.promise() {
                 return Err(Refused::Full { places: state.queue.places() });
             }
+            state.accepting += 1;
         }
         let id = match inner.journal.has_room().and_then(|()| inner.journal.accept(&asked, &frames)) {
             Ok(id) => id,
             Err(error) => {
-                self.state().queue.release();
+                {
+                    let mut state = self.state();
+                    state.queue.release();
+                    state.accepting -= 1;
+                }
+                inner.changed.notify_all();
                 // Another hand may have asked with the same key in between.
                 if let Some(key) = &asked.key
                     && let Ok(Some(known)) = inner.journal.question_of(key)
@@ -228,6 +240,7 @@ impl Desk {
         };
         let mut state = self.state();
         state.full = None;
+        state.accepting -= 1;
         state.live.insert(id, watch::Sender::new(Progress::Queued { ahead: 0 }));
         state.queue.fill(QuestionWork::of(id, asked, files));
         state.tell_places();
@@ -291,8 +304,13 @@ impl Desk {
         let outcome = self.inner.journal.outcome(id).ok()?;
         match outcome {
             Some(outcome) => Some(watch::Sender::new(Progress::Done(outcome)).subscribe()),
-            // Accepted between the two looks.
-            None => self.state().live.get(&id).map(watch::Sender::subscribe),
+            // Accepted between the two looks, or being so: it is on disk already.
+            None => {
+                let waits = |state: &mut State| state.accepting > 0 && !state.live.contains_key(&id);
+                let state = self.inner.changed.wait_timeout_while(self.state(), ACCEPTING, waits);
+                let (state, _) = state.unwrap_or_else(PoisonError::into_inner);
+                state.live.get(&id).map(watch::Sender::subscribe)
+            }
         }
     }
 

@@ -87,7 +87,7 @@ impl Folder {
                 }
             }
         }
-        files.sort_unstable_by(|(a, x), (b, y)| a.modified_ns.cmp(&b.modified_ns).then(x.cmp(y)));
+        files.sort_unstable_by(|(a, x), (b, y)| a.changed_ns.cmp(&b.changed_ns).then(x.cmp(y)));
         Ok(files)
     }
 }

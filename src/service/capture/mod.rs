@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher};
 
-use crate::imaging::{FrameSource, Limits, Reading, has_end};
+use crate::imaging::{FrameSource, ImagingError, Limits, Reading, has_end};
 use crate::journal::{Desk, FileMark, FileOutcome, FolderStatus, JournalError};
 use crate::service::log::Log;
 use folder::Folder;
@@ -181,12 +181,12 @@ impl Capture {
             match ripe {
                 Ripe::Gone { noticed: false } => self.pending.forget(&path),
                 Ripe::Gone { noticed: true } => {
-                    let mark = FileMark { bytes: crate::units::Bytes(0), modified_ns: 0 };
+                    let mark = FileMark { bytes: crate::units::Bytes(0), changed_ns: 0 };
                     self.turn_down(path, mark, FileOutcome::Vanished, "it was gone before it could be read");
                 }
                 Ripe::Other(what) => {
                     let mark = std::fs::symlink_metadata(&path)
-                        .map_or(FileMark { bytes: crate::units::Bytes(0), modified_ns: 0 }, |file| FileMark::of(&file));
+                        .map_or(FileMark { bytes: crate::units::Bytes(0), changed_ns: 0 }, |file| FileMark::of(&file));
                     if !self.known(&path, mark) {
                         self.turn_down(path, mark, FileOutcome::Rejected, &format!("wanted a regular file, found {what}"));
                     }
@@ -218,7 +218,7 @@ impl Capture {
                 return self.turn_down(path, mark, FileOutcome::Rejected, &reason);
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
-            Err(error) => return self.turn_down(path, mark, FileOutcome::Rejected, &format!("it can't be read: {error}")),
+            Err(error) => return self.unread(&path, &error.to_string()),
         }
         if path.to_str().is_none() {
             return self.turn_down(path, mark, FileOutcome::Rejected, "wanted a name in UTF-8, found other bytes");
@@ -226,6 +226,7 @@ impl Capture {
         let source = match FrameSource::open_as(&path, &self.settings.admits, &self.settings.reading) {
             Ok(source) => source,
             Err(_) if !path.exists() => return,
+            Err(error @ ImagingError::Read { .. }) => return self.unread(&path, &error.to_string()),
             Err(error) => return self.turn_down(path, mark, FileOutcome::Rejected, &error.to_string()),
         };
         // Written to while it was read: it is looked at again.
@@ -251,6 +252,13 @@ impl Capture {
                 self.pending.forget(&path);
             }
             Err(error) => self.later(&path, &error),
+        }
+    }
+
+    /// It can't be read now: it may be another time.
+    fn unread(&mut self, path: &Path, reason: &str) {
+        if self.pending.again(path, AGAIN) {
+            self.log.warning(&format!("{}: waits until it can be read: {reason}", path.display()));
         }
     }
 
