@@ -1,0 +1,129 @@
+//! How fast is sent: a token bucket, that the radio's own reports slow down.
+
+use std::time::Duration;
+
+use crate::link::clock::At;
+use crate::units::Bytes;
+
+/// Bytes a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BytesPerSecond(pub u32);
+
+impl std::fmt::Display for BytesPerSecond {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes/s", self.0)
+    }
+}
+
+/// What may go out at once: the longest packet.
+const BURST: f64 = 280.0;
+/// Over any span of so many seconds no more goes out than the rate says.
+const STRICT_SPAN: f64 = 10.0;
+/// Reports slow the sender to this share of its rate and no further: they are unsigned, and nobody may silence the link with them.
+const FLOOR: f64 = 1.0 / 16.0;
+/// Without a report for so long, what the last one said wears off.
+const FORGET: Duration = Duration::from_secs(5);
+
+/// The least rate that a link can be given: a packet of the longest kind every two seconds.
+pub const MIN_RATE: BytesPerSecond = BytesPerSecond(200);
+
+/// A token bucket. In any 10 s it lets through at most 10 s' worth of its rate.
+pub struct Pace {
+    rate: f64,
+    share: f64,
+    tokens: f64,
+    filled: At,
+    reported: At,
+    /// All bytes that were let through.
+    pub sent: Bytes,
+}
+
+impl Pace {
+    #[must_use]
+    pub fn new(rate: BytesPerSecond) -> Self {
+        let rate = f64::from(rate.max(MIN_RATE).0) - BURST / STRICT_SPAN;
+        Self { rate, share: 1.0, tokens: 0.0, filled: At::default(), reported: At::default(), sent: Bytes(0) }
+    }
+
+    fn fill(&mut self, at: At) {
+        if self.share < 1.0 && at.since(self.reported) >= FORGET {
+            self.share = (self.share * 2.0).min(1.0);
+            self.reported = at;
+        }
+        self.tokens = (self.tokens + at.since(self.filled).as_secs_f64() * self.rate * self.share).min(BURST);
+        self.filled = self.filled.max(at);
+    }
+
+    /// Whether a packet, however long, may go out now; [`Self::spend`] what it took.
+    pub fn is_open(&mut self, at: At) -> bool {
+        self.fill(at);
+        self.tokens >= BURST
+    }
+
+    /// A packet of `len` bytes went out.
+    pub fn spend(&mut self, len: usize) {
+        self.tokens -= len as f64;
+        self.sent += Bytes::of::<u8>(len);
+    }
+
+    /// When the next packet may go out.
+    #[must_use]
+    pub fn ready(&self, at: At) -> At {
+        let missing = (BURST - self.tokens).max(0.0) / (self.rate * self.share);
+        at.after(Duration::from_secs_f64(missing))
+    }
+
+    /// A radio says how much room its buffer has, in per cent (`txbuf` of RADIO_STATUS).
+    pub fn radio(&mut self, free_percent: u8, at: At) {
+        self.fill(at);
+        self.share = match free_percent {
+            0..20 => FLOOR,
+            20..50 => (self.share / 2.0).max(FLOOR),
+            _ => (self.share * 1.5).min(1.0),
+        };
+        self.reported = at;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(pace: &mut Pace, from_ms: u64, to_ms: u64, len: usize) -> usize {
+        let mut packets = 0;
+        for ms in from_ms..to_ms {
+            if pace.is_open(At(Duration::from_millis(ms))) {
+                pace.spend(len);
+                packets += 1;
+            }
+        }
+        packets * len
+    }
+
+    #[test]
+    fn no_ten_seconds_carry_more_than_the_rate() {
+        for (rate, len) in [(1_000, 158), (1_000, 280), (5_760, 21), (300, 280)] {
+            let mut pace = Pace::new(BytesPerSecond(rate));
+            // Idle at first: the bucket is full when it begins.
+            let bytes = sent(&mut pace, 60_000, 70_000, len);
+            assert!(bytes <= 10 * rate as usize, "{bytes} at {rate}");
+            assert!(bytes + 2 * len + 300 >= 10 * rate as usize, "{bytes} at {rate}");
+        }
+    }
+
+    #[test]
+    fn reports_slow_it_to_a_floor_and_wear_off() {
+        let mut pace = Pace::new(BytesPerSecond(1_600));
+        for ms in 0..100 {
+            pace.radio(0, At(Duration::from_millis(ms)));
+        }
+        sent(&mut pace, 100, 200, 50);
+        let slow = sent(&mut pace, 1_000, 5_000, 50);
+        assert!((300..=450).contains(&slow), "{slow} of about 390");
+        let after = sent(&mut pace, 40_000, 50_000, 50);
+        assert!(after > 15_000, "{after}");
+        pace.radio(40, At(Duration::from_secs(50)));
+        let half = sent(&mut pace, 50_100, 54_100, 50);
+        assert!((2_800..=3_300).contains(&half), "{half}");
+    }
+}
