@@ -28,6 +28,10 @@ pub mod journal;
 
 pub mod link;
 
+pub mod http;
+
+pub mod service;
+
 pub mod qualify;
 
 pub mod cli;

@@ -4,8 +4,13 @@ mod common;
 
 use common::{path, refusal, run};
 use serde_json::Value;
+use uhr_edge::compress::regions::Method;
+use uhr_edge::compress::{Mode, Selector};
+use uhr_edge::config::{Budget, Manifest, Profile};
+use uhr_edge::imaging::FrameSource;
+use uhr_edge::pipeline::{Engines, Pipeline, Request};
 use uhr_edge::qualify::draw;
-use uhr_edge::units::Px;
+use uhr_edge::units::{Bytes, Px, Tokens};
 
 const QUESTIONS: [&str; 2] = ["is there a red ship?", "where is the yellow plane?"];
 
@@ -60,6 +65,54 @@ fn a_question_sees_its_own_tiles_and_no_more() {
     }
     let answer = asked(frame, &QUESTIONS[..1], &["--encode-tiles", "25", "--mode", "coverage", "--budget", "100"]);
     assert_eq!(sum(&answer[0], "tiles_encoded"), 25);
+}
+
+#[test]
+fn frames_whose_views_gave_way_are_read_again_and_the_time_is_decodes() {
+    let folder = tempfile::tempdir().unwrap();
+    let [a, b] = ["a.jpg", "b.jpg"].map(|name| folder.path().join(name));
+    draw(&a, Px(2_600), Px(1_900), 3).unwrap();
+    draw(&b, Px(2_600), Px(1_900), 4).unwrap();
+    let answers = asked(path(&a), &QUESTIONS, &["--encode-tiles", "30", path(&b)]);
+    for (number, answer) in answers.iter().enumerate() {
+        let stages = answer["receipt"]["stages_ms"].as_object().unwrap();
+        let ms = |key: &str| stages[key].as_f64().unwrap();
+        let sums = ["total", "first_token"];
+        let sum: f64 = stages.iter().filter(|(key, _)| !sums.contains(&key.as_str())).map(|(_, ms)| ms.as_f64().unwrap()).sum();
+        // Nothing is counted twice.
+        assert!(sum <= ms("total") && (number > 0 || ms("decode") > 0.0), "{number}: {stages:?}");
+        assert_eq!(self::sum(answer, "tiles_encoded"), 60);
+    }
+}
+
+#[test]
+fn regions_made_for_a_smaller_step_are_told_of() {
+    let mut profile = Profile::load("sim").unwrap();
+    profile.frame.slots = 1;
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = Manifest::load(&root.join("models/uhr-nano")).unwrap();
+    let engines = Engines::load(&profile, &manifest, &Method::Kmeans).unwrap();
+    let mut pipeline = Pipeline::new(profile, manifest, engines, &Method::Kmeans, Bytes(0)).unwrap();
+    let source = FrameSource::open(&root.join("samples/real.jpg"), &pipeline.limits()).unwrap();
+    let request = |budget: &str| Request {
+        budget: Budget::parse(budget, 4).unwrap(),
+        selector: Selector::UhrBat,
+        mode: Mode::Paper,
+        encode_tiles: None,
+        max_new: Tokens(4),
+        deadline: None,
+    };
+    let prompt = pipeline.prompt(QUESTIONS[0]).unwrap();
+    let mut plan = pipeline.plan_first(std::slice::from_ref(&source), &prompt, &request("60,60,60,60")).unwrap();
+    let (frame, _) = pipeline.ingest(0, source, &mut plan, &mut |_, _| ()).unwrap();
+    let mut told = |budget: &str| {
+        let mut plan = pipeline.plan_again(&[&frame], &prompt, &request(budget)).unwrap();
+        let (answer, _) = pipeline.answer(&[&frame], &prompt, &mut plan, None, &mut |_| ()).unwrap();
+        answer.receipt.degraded.into_iter().filter(|line| line.contains("clusters")).collect::<Vec<_>>()
+    };
+    let line = "view 1344 px: its regions were made for 60 clusters when the frame came, this budget would have 90";
+    assert_eq!(told("60,90,40,40"), [line]);
+    assert_eq!(told("60,60,60,60"), Vec::<String>::new());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use common::path;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use uhr_edge::config::Digest;
 use uhr_edge::geometry::{Layout, VisionShape};
 use uhr_edge::units::Px;
 
@@ -66,6 +67,8 @@ fn a_map_of_the_frame_as_seen_makes_its_regions() {
         let documents = common::documents(&["--profile", "sim", "--json", "ask", path(&file), QUESTION, "--partition", &partition]);
         let receipt = &documents[0]["receipt"];
         assert_eq!(receipt["engines"]["partition"], "labels");
+        let digest = Digest::of(std::fs::File::open(&map).unwrap()).unwrap();
+        assert_eq!(receipt["frames"][0]["label_map"], digest.to_string());
         for (at, view) in receipt["budget"]["per_view"].as_array().unwrap().iter().enumerate() {
             let wanted = if layout.views()[at].dropped { 0 } else { regions_of(&votes(&layout, at, label)) };
             assert_eq!(view["regions"], wanted, "view {at}");

@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{path, refusal, run};
+use common::{command, path, refusal, run};
 use serde_json::Value;
 use uhr_edge::qualify::draw;
 use uhr_edge::units::Px;
@@ -92,7 +92,8 @@ fn enough_questions_make_a_bound_and_a_calibration_that_deadlines_are_kept_again
         ("uhr-nano@", "uhr-nano@0", "of another model"),
         (" CPUs", " CPUs of old", "of another device"),
         ("\"power_mode\": null", "\"power_mode\": \"15W\"", "of another power mode: wanted none, found 15W"),
-        ("\"n\": 1", "\"n\": 1.5", "invalid type"),
+        ("\"n\": 299,", "\"n\": 298,", "needs 299 measurements, found 298"),
+        ("\"n\": 299,", "\"n\": 29.5,", "invalid type"),
         ("\"format\": 1,", "\"format\": 2,", "wanted format 1, found 2"),
         ("\"base_ms\": ", "\"base_ms\": -", "wanted finite numbers of 0 or more"),
     ];
@@ -105,14 +106,24 @@ fn enough_questions_make_a_bound_and_a_calibration_that_deadlines_are_kept_again
 #[test]
 fn too_few_questions_show_nothing_and_tight_limits_are_not_met() {
     let (frames, out) = (frames(), tempfile::tempdir().unwrap());
-    let (code, said) = qualify(frames.path(), out.path(), "8", &["--limit-question-ms", "1e9"]);
-    assert_eq!(code, Some(4), "{said}");
+    let (code, at_first) = qualify(frames.path(), out.path(), "8", &["--limit-question-ms", "1e9"]);
+    assert_eq!(code, Some(4), "{at_first}");
     assert_eq!(outcome(&document(out.path()), "question, 99th percentile"), "not-shown");
     assert_eq!(outcome(&document(out.path()), "ingest, 95th percentile"), "no-limit");
     let frame = frames.path().join("a.jpg");
     let calibration = out.path().join("qualification.json");
     let (code, said) = refusal(&["--profile", "sim", "--calibration", path(&calibration), "ask", path(&frame), "is there a red ship?"]);
     assert!(code == 5 && said.contains("a bound on its 95th percentile needs 59 measurements, found "), "{code} {said}");
+    // In the usual place it does no harm, where no deadline needs it.
+    assert!(at_first.contains("no deadline can be kept against this calibration"), "{at_first}");
+    let usual = out.path().join("qualification");
+    std::fs::create_dir(&usual).unwrap();
+    std::fs::copy(&calibration, usual.join("qualification.json")).unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/uhr-nano");
+    let ask = ["--profile", "sim", "--model", path(&model), "ask", path(&frame), "is there a red ship?"];
+    let there = |more: &[&str]| command().current_dir(out.path()).args([&ask[..], more].concat()).output().unwrap();
+    assert!(there(&[]).status.success());
+    assert_eq!(there(&["--deadline-ms", "600000"]).status.code(), Some(5));
     let (code, said) = qualify(frames.path(), out.path(), "8", &["--limit-question-ms", "0.001"]);
     assert_eq!(code, Some(4), "{said}");
     assert_eq!(outcome(&document(out.path()), "question, 99th percentile"), "not-met");
@@ -123,10 +134,11 @@ fn bad_input_is_named() {
     let (frames, empty) = (frames(), tempfile::tempdir().unwrap());
     let bad = empty.path().join("questions.txt");
     std::fs::write(&bad, "\n\n").unwrap();
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 6] = [
         (&["qualify", "--frames", path(empty.path())], "wanted a folder of frames, found none"),
         (&["qualify", "--frames", "/nowhere"], "wanted a folder of frames"),
         (&["qualify", "--frames", path(frames.path()), "--questions", path(&bad)], "wanted a question a line, found none"),
+        (&["qualify", "--power-modes", "15W"], "power mode: wanted 15W, found a board without any"),
         (&["sim", "/nowhere.toml"], "wanted a trace"),
         (&["sim", "samples/throttling.toml", "--hours", "0"], "--hours: wanted a number above 0"),
     ];

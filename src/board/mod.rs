@@ -34,6 +34,25 @@ pub trait Board: Send {
     fn read(&mut self) -> Readings;
     /// All that the board knows, in the board's order. Empty where it has none.
     fn power_modes(&mut self) -> Vec<PowerMode>;
+    /// Puts the board into one of its modes and waits until it is, some seconds at most.
+    ///
+    /// # Errors
+    /// A board without modes; one whose tool refuses, as it does without root and for a mode that wants a reboot.
+    fn set_power_mode(&mut self, mode: &PowerMode) -> Result<(), BoardError> {
+        Err(BoardError::Mode { wanted: mode.name.clone(), found: "a board that can't be put into one".into() })
+    }
+}
+
+/// The mode of `board` that has that name.
+///
+/// # Errors
+/// [`BoardError::Mode`] with the names that there are.
+pub fn power_mode(board: &mut dyn Board, name: &str) -> Result<PowerMode, BoardError> {
+    let modes = board.power_modes();
+    let names: Vec<&str> = modes.iter().map(|mode| mode.name.as_str()).collect();
+    let found = if names.is_empty() { "a board without any".to_owned() } else { names.join(", ") };
+    let wanted = || BoardError::Mode { wanted: name.to_owned(), found };
+    modes.iter().find(|mode| mode.name == name).cloned().ok_or_else(wanted)
 }
 
 /// What the board's own tool calls one of its limits of power and clocks.
@@ -75,6 +94,8 @@ pub enum BoardError {
     TraceSyntax { source: Box<toml::de::Error> },
     #[error("trace: {key} = {found}: wanted {wanted}")]
     Trace { key: String, found: String, wanted: &'static str },
+    #[error("power mode: wanted {wanted}, found {found}")]
+    Mode { wanted: String, found: String },
     #[error("board: wanted a period above 0 between readings, found none")]
     Period,
     #[error("board: wanted a thread that reads it, found {found}")]

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::board;
 use crate::cli::compress::policy;
-use crate::cli::{CALIBRATION, Cli, CliError, say, watch};
+use crate::cli::{Cli, CliError, QUALIFICATION, calibration_of, say, watch};
 use crate::compress::regions::Method;
 use crate::compress::{Mode, Selector};
 use crate::config::{Manifest, Policy, Profile};
@@ -179,15 +179,17 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
 /// Takes the calibration that the command line names, or the usual one where it is there, and has the board watched. The usual one may be of something
 /// else unless it is `needed`: then predictions are left out.
 pub(super) fn calibrate(pipeline: &mut Pipeline, cli: &Cli, needed: bool) -> Result<(), CliError> {
-    let usual = Path::new(CALIBRATION);
-    let path = match &cli.calibration {
-        Some(path) => path.as_path(),
-        None if usual.exists() => usual,
-        None => return Ok(()),
+    let usual = Path::new(QUALIFICATION);
+    if cli.calibration.is_none() && !usual.exists() {
+        return Ok(());
+    }
+    // Its readings go on with the pipeline's own share of it.
+    let mode = watch(pipeline)?.latest().power_mode;
+    let in_folder = [mode.as_deref(), None].map(|mode| calibration_of(usual, mode).join("qualification.json"));
+    let Some(path) = cli.calibration.iter().chain(&in_folder).find(|path| cli.calibration.is_some() || path.exists()) else {
+        return Ok(());
     };
     let text = std::fs::read_to_string(path).map_err(|error| CliError::Output(format!("{}: {error}", path.display())))?;
-    // Its readings go on with the pipeline's own share of it.
-    watch(pipeline)?;
     match Calibration::parse(path, &text, &pipeline.identity(&board::device())) {
         Ok(calibration) => pipeline.calibrate(Some(calibration)),
         Err(CalibrationError::Other { .. } | CalibrationError::TooFew { .. }) if cli.calibration.is_none() && !needed => {}

@@ -1,10 +1,14 @@
 //! The command line: one file a subcommand, and the one table of exit codes.
 
 mod ask;
+mod batch;
 mod compress;
+mod journal;
 mod model_logits;
 mod plan;
 mod qualify;
+mod replay;
+mod serve;
 mod views;
 
 use std::io::Write;
@@ -19,14 +23,23 @@ use crate::cli::compress::CompressCliError;
 use crate::compress::CompressError;
 use crate::config::{ConfigError, Manifest, Profile};
 use crate::engine::{DecoderError, EngineError};
+use crate::http::HttpError;
 use crate::imaging::{ImagingError, LabelMapError, Limits};
+use crate::journal::JournalError;
 use crate::pipeline::{Pipeline, PipelineError};
 use crate::planner::{CalibrationError, PlannerError};
 use crate::qualify::QualifyError;
 use crate::report::ReportError;
+use crate::service::ServiceError;
 
-/// Where `qualify` writes what the planner reads.
-const CALIBRATION: &str = "qualification/qualification.json";
+/// Where `qualify` writes what the planner reads: `qualification.json` in it, or in a folder of the power mode's name.
+const QUALIFICATION: &str = "qualification";
+
+/// The folder of a power mode's qualification.
+fn calibration_of(out: &Path, mode: Option<&str>) -> PathBuf {
+    let plain = |name: &str| name.chars().map(|c| if c.is_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect::<String>();
+    mode.map_or_else(|| out.to_owned(), |mode| out.join(plain(mode)))
+}
 
 /// Answers questions about ultra-high-resolution aerial frames inside a fixed token budget and a fixed memory.
 #[derive(Parser)]
@@ -50,14 +63,25 @@ pub struct Cli {
     /// No progress on stderr, and of an answer its text alone
     #[arg(long, global = true)]
     quiet: bool,
+    /// Without one: `serve`
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Ask one or more questions about a frame
     Ask(ask::AskArgs),
+    /// The daemon: frames from folders, questions from a spool folder and HTTP, everything in a journal
+    Serve(serve::ServeArgs),
+    /// What was asked and answered
+    Journal(journal::JournalArgs),
+    /// A question of the journal once more: the same selection and text, or what differs
+    Replay(replay::ReplayArgs),
+    /// Many frames times many questions
+    Batch(batch::BatchArgs),
+    /// How a running daemon stands
+    Status(serve::StatusArgs),
     /// Print the memory map of a profile and a model, and what a question will take
     Plan(plan::PlanArgs),
     /// Measure whether this device meets its profile's limits; the planner uses what is measured
@@ -120,6 +144,10 @@ pub enum CliError {
     Calibration(#[from] CalibrationError),
     #[error(transparent)]
     Qualify(#[from] QualifyError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    #[error(transparent)]
+    Journal(Box<JournalError>),
     #[error("qualification not met")]
     NotQualified,
     #[error(transparent)]
@@ -142,6 +170,12 @@ impl From<PipelineError> for CliError {
     }
 }
 
+impl From<JournalError> for CliError {
+    fn from(error: JournalError) -> Self {
+        Self::Journal(Box::new(error))
+    }
+}
+
 impl CliError {
     /// 1 refused or failed, 2 usage, 3 budget or deadline, 5 bad or hostile input.
     #[must_use]
@@ -155,6 +189,14 @@ impl CliError {
             Self::Engine(error) => engine_code(error),
             Self::Planner(error) => planner_code(error),
             Self::NotQualified => 4,
+            Self::Service(error) => match error {
+                ServiceError::Pipeline(error) => pipeline_code(error),
+                ServiceError::Journal(error) => journal_code(error),
+                ServiceError::Http(HttpError::Open { .. }) => 2,
+                ServiceError::Http(_) => 1,
+                ServiceError::System { .. } | ServiceError::Silent { .. } | ServiceError::Thread { .. } => 1,
+            },
+            Self::Journal(error) => journal_code(error),
             Self::Qualify(error) => match error {
                 QualifyError::Pipeline(error) => pipeline_code(error),
                 QualifyError::Imaging(error) => error.exit_code(),
@@ -192,6 +234,18 @@ fn pipeline_code(error: &PipelineError) -> u8 {
         PipelineError::Full(_) | PipelineError::Compress(CompressError::Coverage { .. }) => 3,
         PipelineError::Compress(_) | PipelineError::Stale(_) => 1,
         PipelineError::Positions(_) | PipelineError::Geometry(_) => 5,
+    }
+}
+
+fn journal_code(error: &JournalError) -> u8 {
+    match error {
+        JournalError::Version { .. } | JournalError::Content { .. } => 5,
+        JournalError::ReadOnly { .. }
+        | JournalError::Taken { .. }
+        | JournalError::Missing { .. }
+        | JournalError::Full { .. }
+        | JournalError::Sqlite { .. }
+        | JournalError::File { .. } => 1,
     }
 }
 
@@ -235,7 +289,13 @@ fn planner_code(error: &PlannerError) -> u8 {
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> Result<(), CliError> {
-        match &self.command {
+        let usual = Command::Serve(serve::ServeArgs::default());
+        match self.command.as_ref().unwrap_or(&usual) {
+            Command::Serve(args) => serve::run(args, &self),
+            Command::Journal(args) => journal::run(args, &self),
+            Command::Replay(args) => replay::run(args, &self),
+            Command::Batch(args) => batch::run(args, &self),
+            Command::Status(args) => serve::status(args, &self),
             Command::Ask(args) => ask::run(args, &self),
             Command::Plan(args) => plan::run(args, &self),
             Command::Qualify(args) => qualify::run(args, &self),

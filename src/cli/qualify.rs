@@ -6,9 +6,9 @@ use std::time::{Instant, SystemTime};
 
 use clap::Args;
 
-use crate::board::{self, Trace};
+use crate::board::{self, BoardKind, Trace};
 use crate::cli::ask::bar;
-use crate::cli::{Cli, CliError, say, watch};
+use crate::cli::{Cli, CliError, calibration_of, say, watch};
 use crate::compress::regions::Method;
 use crate::config::Qualification as Limits;
 use crate::pipeline::{Engines, Monotonic, Pipeline};
@@ -38,6 +38,9 @@ pub struct QualifyArgs {
     /// Where qualification.json, junit.xml and report.html go
     #[arg(long, default_value = "qualification", value_name = "DIR")]
     out: PathBuf,
+    /// Power modes to measure, by name, one after the other; each gets a folder of its own in OUT, and the board its mode back [default: the one it is in]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    power_modes: Vec<String>,
     /// Most milliseconds that 99 of 100 questions of the default budget may take [default: the profile's]
     #[arg(long, value_name = "MS")]
     limit_question_ms: Option<f64>,
@@ -116,12 +119,36 @@ pub fn run(args: &QualifyArgs, cli: &Cli) -> Result<(), CliError> {
         Some(frames) => frames,
         None => drawn(&pipeline, folder.path(), args.seed)?,
     };
-    let watch = watch(&mut pipeline)?;
-    let begun = Instant::now();
-    let steps = qualify::steps(&pipeline, &frames[0], &questions[0])?;
-    let (identity, clock) = (pipeline.identity(&board::device()), Monotonic::default());
     let settings =
         Settings { frames, questions, n: args.n as usize, ingests: args.ingests as usize, fresh: args.fresh as usize, seed: args.seed };
+    if args.power_modes.is_empty() {
+        return met(one(&mut pipeline, &settings, args, cli, &args.out)?);
+    }
+    let mut board = board::open(BoardKind::Auto, Path::new("/")).map_err(QualifyError::from)?;
+    let modes = args.power_modes.iter().map(|name| board::power_mode(&mut *board, name)).collect::<Result<Vec<_>, _>>();
+    let modes = modes.map_err(QualifyError::from)?;
+    let before = board.read().power_mode.and_then(|name| board::power_mode(&mut *board, &name).ok());
+    let all = modes.iter().try_fold(true, |all, mode| {
+        board.set_power_mode(mode).map_err(QualifyError::from)?;
+        let good = one(&mut pipeline, &settings, args, cli, &calibration_of(&args.out, Some(&mode.name)))?;
+        Ok::<_, CliError>(good && all)
+    });
+    if let Some(mode) = before {
+        board.set_power_mode(&mode).map_err(QualifyError::from)?;
+    }
+    met(all?)
+}
+
+fn met(all: bool) -> Result<(), CliError> {
+    if all { Ok(()) } else { Err(CliError::NotQualified) }
+}
+
+/// Measures in the power mode that the board is in, writes the documents to `out`, and says whether all limits are met.
+fn one(pipeline: &mut Pipeline, settings: &Settings, args: &QualifyArgs, cli: &Cli, out: &Path) -> Result<bool, CliError> {
+    let watch = watch(pipeline)?;
+    let begun = Instant::now();
+    let steps = qualify::steps(pipeline, &settings.frames[0], &settings.questions[0])?;
+    let (identity, clock) = (pipeline.identity(&board::device()), Monotonic::default());
     let bar = bar(cli.quiet);
     bar.set_message("qualify");
     let mut around = Around {
@@ -130,7 +157,7 @@ pub fn run(args: &QualifyArgs, cli: &Cli) -> Result<(), CliError> {
         peak: &board::peak_memory,
         progress: &mut |done| bar.set_position((done * 100.0) as u64),
     };
-    let measured = qualify::measure(&mut pipeline, &settings, &steps, identity, &mut around)?;
+    let measured = qualify::measure(pipeline, settings, &steps, identity, &mut around)?;
     bar.finish_and_clear();
     let own = pipeline.profile().qualification;
     let limits = Limits {
@@ -139,21 +166,21 @@ pub fn run(args: &QualifyArgs, cli: &Cli) -> Result<(), CliError> {
         temperature: args.limit_celsius.map(Celsius).or(own.temperature),
     };
     let date = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-    let document = Qualification::new(measured, &pipeline, &settings, &limits, date, begun.elapsed().as_secs_f64())?;
-    qualify::write(&args.out, &document)?;
+    let document = Qualification::new(measured, pipeline, settings, &limits, date, begun.elapsed().as_secs_f64())?;
+    qualify::write(out, &document)?;
     if cli.json {
         let text = serde_json::to_string(&document).map_err(|error| CliError::Output(error.to_string()))?;
         say(&format!("{text}\n"))?;
     } else {
-        say(&print(&document, &args.out))?;
+        say(&print(&document, out))?;
     }
     // The file that was written is read as the planner will read it.
-    let path = args.out.join("qualification.json");
+    let path = out.join("qualification.json");
     let text = std::fs::read_to_string(&path).map_err(|error| CliError::Output(format!("{}: {error}", path.display())))?;
     if let Err(error) = Calibration::parse(&path, &text, &document.calibration.identity) {
         eprintln!("uhr-edge: no deadline can be kept against this calibration: {error}");
     }
-    if document.met() { Ok(()) } else { Err(CliError::NotQualified) }
+    Ok(document.met())
 }
 
 /// Frames of up to three sizes that the profile admits.

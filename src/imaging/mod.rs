@@ -8,6 +8,7 @@
 //! view's filter spans. One thread decodes a batch while all others filter the one before. What can't be decoded by rows (progressive JPEG, interlaced PNG, WebP, large strips or tiles) is admitted against the memory left, or refused with the figure.
 
 mod decode;
+mod end;
 mod fit;
 mod geotag;
 mod label_map;
@@ -16,15 +17,18 @@ mod pass;
 mod pyramid;
 mod resample;
 mod source;
+mod zoom;
 
 use std::path::PathBuf;
 
 pub use decode::decoder_bytes;
+pub use end::has_end;
 pub use fit::fit;
 pub use geotag::Geotag;
 pub use label_map::{LabelMap, LabelMapError};
 pub use pyramid::{Pyramid, Timing};
 pub use source::{Format, FrameSource, Limits, Reading};
+pub use zoom::{Pack, TILE, ZoomError, ZoomFolder, ZoomShape, prepare, thumbnail, zoom_bytes};
 
 use crate::units::{Bytes, Px};
 

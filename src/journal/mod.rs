@@ -19,10 +19,11 @@ mod types;
 
 use std::path::PathBuf;
 
-pub use desk::{Counts, Desk, DeskLimits, FrameWork, QuestionWork, Work};
+pub use desk::{Counts, Desk, DeskLimits, FrameFile, FrameWork, QuestionWork, Work};
 pub use export::geojson;
 pub use frames::{FileMark, FileOutcome, Seen};
 pub use layers::{deflated, inflated};
+pub use names::word;
 pub use status::{FolderStatus, FramesStatus, JournalStatus, MemoryStatus, QuestionsStatus, Status, WatchdogStatus};
 pub use store::{Journal, JournalLimits};
 pub use types::{

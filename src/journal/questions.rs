@@ -234,8 +234,11 @@ impl Journal {
         Ok(found.map_err(self.error("key"))?.map(|number| QuestionId(id(number))))
     }
 
-    /// Compressed layers of an answer's picture.
-    pub(super) fn layers(&self, question: QuestionId) -> Result<Option<Vec<u8>>, JournalError> {
+    /// Compressed layers of an answer's picture, see [`crate::journal::inflated`].
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn layers(&self, question: QuestionId) -> Result<Option<Vec<u8>>, JournalError> {
         let connection = self.read();
         let sql = "SELECT layers FROM looked WHERE question = ?1";
         connection.query_row(sql, params![question.0.cast_signed()], |row| row.get(0)).optional().map_err(self.error("layers"))

@@ -4,10 +4,19 @@
 //! Of frames the newest goes first; where there is no room the oldest gives way.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::journal::{FrameEntry, Origin, Priority, QuestionEntry};
 use crate::units::{FrameId, Millis, QuestionId, Tiles, Tokens};
+
+/// A frame's file as the journal has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrameFile {
+    pub id: FrameId,
+    pub path: PathBuf,
+    pub sha256: String,
+}
 
 /// A question whose turn it will be.
 #[derive(Clone, Debug)]
@@ -15,6 +24,8 @@ pub struct QuestionWork {
     pub id: QuestionId,
     pub text: String,
     pub frames: Vec<FrameId>,
+    /// As they were when it was accepted; of a frame that the journal has no more, none.
+    pub files: Vec<FrameFile>,
     pub budget: Option<String>,
     pub encode_tiles: Option<Tiles>,
     pub max_new: Option<Tokens>,
@@ -30,12 +41,13 @@ pub struct QuestionWork {
 }
 
 impl QuestionWork {
-    /// A question of the journal; `passed`: of its deadline.
+    /// A question of the journal, about `files`; `passed`: of its deadline.
     #[must_use]
-    pub fn new(entry: QuestionEntry, passed: Millis) -> Self {
+    pub fn new(entry: QuestionEntry, files: Vec<FrameFile>, passed: Millis) -> Self {
         let QuestionEntry { id, text, frames, budget, encode_tiles, max_new, seed, deadline_ms, priority, origin, begun, .. } = entry;
         let deadline = deadline_ms.map(|deadline| deadline - passed);
-        Self { id, text, frames, budget, encode_tiles, max_new, seed, priority, origin, since: Instant::now(), deadline, begun }
+        let since = Instant::now();
+        Self { id, text, frames, files, budget, encode_tiles, max_new, seed, priority, origin, since, deadline, begun }
     }
 
     /// What is left of the deadline.
@@ -192,7 +204,7 @@ mod tests {
             begun: 0,
             looked: false,
         };
-        QuestionWork::new(entry, Millis(0.0))
+        QuestionWork::new(entry, Vec::new(), Millis(0.0))
     }
 
     #[test]

@@ -192,6 +192,11 @@ impl Journal {
         beside(&self.path, ".reserve")
     }
 
+    /// Brings the log into the file, so that it stands alone. It does without, too.
+    pub fn tidy(&self) {
+        let _ = self.write().pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()));
+    }
+
     /// Whether the reserve is there; it is made where it isn't and there is room.
     pub fn hold_reserve(&self) -> bool {
         let path = self.reserve();

@@ -8,7 +8,7 @@ use crate::engine::decoder::argmax;
 use crate::engine::{DecoderError, Segment};
 use crate::geometry::{Rect, ViewLayout};
 use crate::imaging::FrameSource;
-use crate::pipeline::receipt::{BudgetUse, Descended, EngineIds, Evidence, FrameRecord, Memory, Planned, Stages, ViewUse, Wgs84};
+use crate::pipeline::receipt::{BudgetUse, Descended, EngineIds, Evidence, FrameRecord, Memory, Planned, Stages, TokenUse, ViewUse, Wgs84};
 use crate::pipeline::{Answer, Finish, Frame, Pipeline, PipelineError, PromptIds, Receipt, Spent};
 use crate::planner::{Boundary, Job, MAX_FRAMES, Plan, PlannerError, Stage, is_coarse};
 use crate::units::{Millis, Tokens};
@@ -78,7 +78,9 @@ impl Pipeline {
         let ingested = paid.measured.total();
         let stages =
             Stages { total: (ingested + (now - begun)).0, first_token: (ingested + made.first_token).0, ..Stages::of(&spent.measured) };
-        let receipt = self.receipt(frames, prompt, plan, stages)?;
+        let mut receipt = self.receipt(frames, prompt, plan, stages)?;
+        let visual = receipt.budget.per_view.iter().map(|view| view.tokens).sum();
+        receipt.tokens = TokenUse { text: prompt.tokens().0, visual, answer: Tokens::of(made.len).0 };
         Ok((Answer { text, choice: None, choices: Vec::new(), margin: None, finish: made.finish, receipt }, spent))
     }
 
@@ -256,6 +258,7 @@ impl Pipeline {
             clusters: self.profile.compression.clusters,
             cluster_dim: self.profile.compression.cluster_dim.filter(|_| self.partition.id() == "kmeans"),
             budget: BudgetUse::default(),
+            tokens: TokenUse::default(),
             degraded: Vec::new(),
             stages_ms,
             predicted_ms: predicted(plan),
@@ -341,6 +344,7 @@ impl Pipeline {
             w: layout.width.0,
             h: layout.height.0,
             sha256: frame.source.digest.to_string(),
+            label_map: frame.label_map.map(|digest| digest.to_string()),
             geotag: frame.source.geotag.clone(),
         });
         Ok(())

@@ -73,6 +73,7 @@ impl Pipeline {
         span: TokenSpan,
         spent: &mut Spent,
     ) -> Result<(), PipelineError> {
+        self.keep_importance(number);
         let views = self.manifest.vision.shape.views().len();
         if frame.selector == Selector::Topk {
             let begun = self.clock.now();

@@ -6,7 +6,7 @@ use half::slice::HalfFloatSliceExt;
 use crate::arena::FrameLease;
 use crate::compress::regions::{Rows, ViewFeatures};
 use crate::compress::{MASKED, Selector, clusters};
-use crate::config::{ClusterOn, Padding};
+use crate::config::{ClusterOn, Digest, Padding};
 use crate::geometry::{Coordinates, Layout, TokenOrder, ViewLayout};
 use crate::imaging::FrameSource;
 use crate::pipeline::maps::Framed;
@@ -28,6 +28,8 @@ pub struct Frame {
     pub selector: Selector,
     /// Most clusters of each view when its regions were made; 0 of a view without them.
     pub clusters: Vec<usize>,
+    /// Of the map of labels that its regions are from, where that is a file.
+    pub label_map: Option<Digest>,
 }
 
 /// Tokens of padding and of tiles that aren't `shown` masked, the others without a label. How many those are.
@@ -104,6 +106,7 @@ impl Pipeline {
         let (rule, most) = (self.manifest.policy.clusters, self.profile.compression.clusters);
         let begun = self.clock.now();
         let limits = self.limits();
+        let mut label_map = None;
         if let Some(maps) = &mut self.maps {
             progress("regions", 0.0);
             let count = |view: ViewId| match (layout.views()[view.index()].dropped, placed.per_view()[view.index()]) {
@@ -111,7 +114,7 @@ impl Pipeline {
                 (false, budget) => clusters(rule, most, budget),
             };
             let framed = Framed { layout: &layout, pyramid: &self.pyramid, shape: &self.manifest.vision.shape, clusters: &count };
-            maps.label(&framed, &limits, &mut self.engines, &mut self.slots.get_mut(lease)?.labels)?;
+            label_map = maps.label(&framed, &limits, &mut self.engines, &mut self.slots.get_mut(lease)?.labels)?;
         }
         let (mut products, mut made) = (0, vec![0; views]);
         for view in layout.present().filter(|view| placed.per_view()[view.id.index()].0 > 0 && now(view.id)) {
@@ -122,7 +125,7 @@ impl Pipeline {
         }
         self.passed(&mut spent, Stage::Regions, begun, &Job { clustered: products, ..Job::default() });
         self.slots.get_mut(lease)?.layout = Some(layout);
-        Ok((Frame { lease, source, moved, tiles_encoded, lazy, selector, clusters: made }, spent))
+        Ok((Frame { lease, source, moved, tiles_encoded, lazy, selector, clusters: made, label_map }, spent))
     }
 
     /// Where a frame lies in the views.

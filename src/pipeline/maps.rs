@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::compress::MASKED;
 use crate::compress::regions::superpixels::Patch;
 use crate::compress::regions::{Method, Slic, Voter};
-use crate::config::{Manifest, Profile};
+use crate::config::{Digest, Manifest, Profile};
 use crate::geometry::{Content, Layout, ViewLayout, VisionShape};
 use crate::imaging::{LabelMap, Limits, Pyramid, fit};
 use crate::kernels::Isa;
@@ -60,8 +60,15 @@ impl Maps {
         }
     }
 
-    /// Labels the unmasked tokens of the views that need it; all others become masked. `labels`: of all views, side by side.
-    pub fn label(&mut self, frame: &Framed<'_>, limits: &Limits, engines: &mut Engines, labels: &mut [u32]) -> Result<(), PipelineError> {
+    /// Labels the unmasked tokens of the views that need it; all others become masked. `labels`: of all views, side by side. The digest of a map that is a
+    /// file.
+    pub fn label(
+        &mut self,
+        frame: &Framed<'_>,
+        limits: &Limits,
+        engines: &mut Engines,
+        labels: &mut [u32],
+    ) -> Result<Option<Digest>, PipelineError> {
         let pool = &*engines.pool;
         labels.fill(MASKED);
         let Self { voter, source } = self;
@@ -72,6 +79,7 @@ impl Maps {
                 map.fits(layout.width, layout.height)?;
                 voter.start(layout, &|view| clusters(view) > 0, map.size(), labels)?;
                 map.rows(limits, &mut |row| voter.row(row, pool, labels))?;
+                return Ok(Some(map.digest()?));
             }
             Source::Superpixels { slic, view } => {
                 let view = layout.present().rfind(|present| present.id.index() <= *view).unwrap_or(&layout.views()[0]);
@@ -89,7 +97,7 @@ impl Maps {
                 }
             }
             Source::Segmenter { size, picture, labels: map } => {
-                let Some(segmenter) = &mut engines.segmenter else { return Ok(()) };
+                let Some(segmenter) = &mut engines.segmenter else { return Ok(None) };
                 let content = letterbox(frame, *size, picture);
                 segmenter.segment(picture, map)?;
                 voter.start(layout, &|view| clusters(view) > 0, (Px::of(content.width), Px::of(content.height)), labels)?;
@@ -97,7 +105,7 @@ impl Maps {
                 rows.for_each(|row| voter.row(&row[content.left..][..content.width], pool, labels));
             }
         }
-        Ok(())
+        Ok(None)
     }
 }
 

@@ -12,6 +12,7 @@ mod clock;
 mod engines;
 mod evidence;
 mod ingest;
+mod kept;
 mod lazy;
 mod maps;
 mod planning;
@@ -23,6 +24,7 @@ pub use answer::Told;
 pub use clock::{Clock, Monotonic};
 pub use engines::Engines;
 pub use ingest::Frame;
+pub use kept::Importance;
 pub use planning::{Request, Spent};
 pub use prompt::PromptIds;
 pub use receipt::{Answer, Finish, Receipt};
@@ -40,7 +42,7 @@ use crate::engine::{DecoderError, EngineError, TokenizerError};
 use crate::geometry::GeometryError;
 use crate::imaging::{ImagingError, LabelMapError, Limits, Pyramid};
 use crate::kernels::Isa;
-use crate::planner::{self, BudgetError, CostModel, Costs, MemoryMap, PlannerError, Workspaces};
+use crate::planner::{self, BudgetError, CostModel, Costs, Line, MemoryMap, PlannerError, Workspaces};
 use crate::units::{Bytes, Readings};
 use choose::Chosen;
 use maps::Maps;
@@ -123,6 +125,8 @@ pub struct Pipeline {
     /// Importance as the decoder gives it, over the anchor's grid, and over the view at hand.
     seen_scores: Vec<f32>,
     anchor_scores: Vec<f32>,
+    /// The anchor's importance of each frame of the last question, `[MAX_FRAMES, anchor]`, for pictures.
+    seen_importance: Vec<u8>,
     view_scores: Vec<f32>,
     chosen: Chosen,
     /// Fine tiles by importance.
@@ -135,6 +139,8 @@ pub struct Pipeline {
     senses: Senses,
     /// Answers that came after their deadline.
     late: u64,
+    /// Of what the plan leaves, what pictures that others decode may hold.
+    aside: Bytes,
 }
 
 /// What tells how the board stands; it must not wait for it.
@@ -178,6 +184,7 @@ impl Pipeline {
             clock: Arc::new(Monotonic::default()),
             senses: Box::new(Readings::default),
             late: 0,
+            aside: Bytes(0),
             slots: FrameSlots::new(profile.frame.slots, &shape, dim, hidden),
             tokens: TokenArena::new(profile.tokens.max_visual, hidden),
             kv: KvCache::new(loaded.decoder.layers, loaded.decoder.kv_width(), positions),
@@ -196,6 +203,7 @@ impl Pipeline {
             relabelled: vec![0; work.tokens],
             seen_scores: vec![0.0; anchor],
             anchor_scores: vec![0.0; anchor],
+            seen_importance: vec![0; planner::MAX_FRAMES * anchor],
             view_scores: vec![0.0; work.tokens],
             chosen: Chosen::new(frames * shape.views().len(), profile.tokens.max_visual.get(), frames * shape.all_tokens().get()),
             profile,
@@ -225,13 +233,27 @@ impl Pipeline {
         &self.engines
     }
 
+    /// Plans for what else the process holds, `line`; one part in `share` of what is left then is for others that decode pictures, and is returned.
+    ///
+    /// # Errors
+    /// A map over the profile's limit.
+    pub fn set_aside(&mut self, line: Line, share: u64) -> Result<Bytes, PipelineError> {
+        self.map.lines.push(line);
+        let (wanted, allowed) = (self.map.total(), self.profile.memory_limit);
+        if wanted > allowed {
+            return Err(PlannerError::Memory { wanted, allowed }.into());
+        }
+        self.aside = Bytes((allowed - wanted).0 / share);
+        Ok(self.aside)
+    }
+
     /// What a frame must keep to: what is left of the profile's memory is for pictures that can't be decoded by rows.
     #[must_use]
     pub fn limits(&self) -> Limits {
         Limits {
             max_side: self.profile.frame.max_side,
             max_pixels: self.profile.frame.max_pixels,
-            whole: self.profile.memory_limit - self.map.total(),
+            whole: self.profile.memory_limit - self.map.total() - self.aside,
         }
     }
 

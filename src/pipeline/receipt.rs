@@ -54,6 +54,7 @@ pub struct Receipt {
     /// Coordinates that features were projected to before clustering; null: all of them.
     pub cluster_dim: Option<u32>,
     pub budget: BudgetUse,
+    pub tokens: TokenUse,
     /// What is not as asked for, in words.
     pub degraded: Vec<String>,
     pub stages_ms: Stages,
@@ -108,6 +109,17 @@ pub struct EngineIds {
     pub projector: String,
     pub decoder: String,
     pub partition: String,
+}
+
+/// Rows of the decoder's input, and what came out.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct TokenUse {
+    /// Template and question.
+    pub text: u32,
+    /// Kept and merged, of all views.
+    pub visual: u32,
+    /// Of the answer, the stop token not counted.
+    pub answer: u32,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -226,6 +238,9 @@ pub struct FrameRecord {
     pub w: u32,
     pub h: u32,
     pub sha256: String,
+    /// SHA-256 of the map of labels that its regions are from, where that is a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_map: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub geotag: Option<Geotag>,
 }

@@ -131,6 +131,7 @@ pub fn memory_lines(profile: &Profile, model: &impl Model, method: &Method, load
                 + Ranked::bytes(shape.all_tokens())
                 + TileRank::bytes(shape.all_tiles())
                 + Bytes::of::<f32>(2 * work.tokens + 2 * shape.tokens(0).get())
+                + Bytes::of::<u8>(MAX_FRAMES * shape.tokens(0).get())
                 + Bytes::of::<u32>(profile.frame.slots.min(MAX_FRAMES) * shape.all_tokens().get() + 5 * profile.tokens.max_visual.get()),
         },
         Line {

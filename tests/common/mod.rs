@@ -1,6 +1,8 @@
 //! What the tests of the command line share.
 #![allow(dead_code)]
 
+pub mod daemon;
+
 use std::path::Path;
 use std::process::{Command, Output};
 

@@ -11,12 +11,15 @@ mod query;
 mod tests;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::modes::Modes;
 use self::query::ModeQuery;
-use crate::board::{Board, PowerMode, sysfs};
+use crate::board::{Board, BoardError, PowerMode, sysfs};
 use crate::units::{PerMille, Readings};
+
+/// Longest that `nvpmodel` may take to change the mode.
+const CHANGE: Duration = Duration::from_secs(20);
 
 /// A Jetson under a root folder, which is `/` outside tests.
 pub struct JetsonBoard {
@@ -88,6 +91,17 @@ impl Board for JetsonBoard {
 
     fn power_modes(&mut self) -> Vec<PowerMode> {
         self.modes().all
+    }
+
+    fn set_power_mode(&mut self, mode: &PowerMode) -> Result<(), BoardError> {
+        let wrong = |found: String| BoardError::Mode { wanted: mode.name.clone(), found };
+        self.mode.set(mode.id, CHANGE).map_err(|error| wrong(format!("nvpmodel: {error}")))?;
+        match self.mode.name() {
+            Some(name) if name == mode.name => Ok(()),
+            found => {
+                Err(wrong(format!("{} after nvpmodel -m {}; it wants root, and for some modes a reboot", found.unwrap_or("none"), mode.id)))
+            }
+        }
     }
 }
 

@@ -59,6 +59,25 @@ impl ModeQuery {
         }
     }
 
+    /// Has the program put the board into the mode of that id, and asks which it is in then. What it prints is for people who may have to say yes to a
+    /// reboot: nobody does here. Waits 2 s at most for the answer, and for the change as long as `limit`.
+    pub fn set(&mut self, id: u32, limit: Duration) -> io::Result<()> {
+        let mut command = Command::new(&self.program);
+        command.arg("-m").arg(id.to_string()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let (mut child, begun) = (command.spawn()?, Instant::now());
+        while child.try_wait()?.is_none() {
+            if begun.elapsed() > limit {
+                child.kill()?;
+                break;
+            }
+            std::thread::sleep(LOOK);
+        }
+        self.phase = Phase::Idle { asked: None };
+        self.name = None;
+        self.wait();
+        Ok(())
+    }
+
     /// Does what is due at `now`, without waiting for anything.
     pub fn advance(&mut self, now: Instant) {
         self.phase = match std::mem::replace(&mut self.phase, Phase::Idle { asked: None }) {

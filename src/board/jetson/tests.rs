@@ -395,3 +395,30 @@ fn an_nvpmodel_that_hangs_costs_the_mode_alone() {
     drop(board);
     assert!(opened.as_secs() < 20, "it hangs for 30 s, and was waited for {opened:?}");
 }
+
+#[test]
+fn a_mode_is_set_by_its_id_or_said_not_to_be() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir_all(folder.path().join("etc")).unwrap();
+    let conf = "< POWER_MODEL ID=0 NAME=15W >\n< POWER_MODEL ID=2 NAME=25W >\n< POWER_MODEL ID=3 NAME=MAXN >\n";
+    fs::write(folder.path().join("etc/nvpmodel.conf"), conf).unwrap();
+    // A board that changes its mode, but for MAXN, which would want a reboot.
+    let (program, state) = (folder.path().join("nvpmodel"), folder.path().join("state"));
+    let script = format!(
+        "#!/bin/sh\ncase \"$1\" in\n-m) [ \"$2\" = 3 ] && exit 1; echo $2 > {0} ;;\n-q) [ \"$(cat {0})\" = 2 ] && echo 'NV Power Mode: 25W' || echo 'NV Power Mode: 15W' ;;\nesac\n",
+        state.display()
+    );
+    fs::write(&state, "0\n").unwrap();
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut board = JetsonBoard::with_nvpmodel(folder.path(), program);
+    let mut set = |name: &str| {
+        let mode = crate::board::power_mode(&mut board, name)?;
+        board.set_power_mode(&mode).map(|()| board.read().power_mode)
+    };
+    assert_eq!(set("25W").unwrap().as_deref(), Some("25W"));
+    assert_eq!(set("15W").unwrap().as_deref(), Some("15W"));
+    let said = set("MAXN").unwrap_err().to_string();
+    assert!(said.contains("wanted MAXN, found 15W after nvpmodel -m 3"), "{said}");
+    assert_eq!(set("7W").unwrap_err().to_string(), "power mode: wanted 7W, found 15W, 25W, MAXN");
+}

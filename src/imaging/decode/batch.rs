@@ -143,6 +143,28 @@ impl Batch {
         }
     }
 
+    /// Rows `rows` of a group as they are, `[rows][width, 3]`. `scratch` holds as many packed pixels as are unpacked at once.
+    pub fn rgb(&self, isa: Isa, rows: std::ops::Range<usize>, width: usize, scratch: &mut Scratch, out: &mut [u8]) {
+        if matches!(self.pixels, Pixels::Rgb { .. }) {
+            out.copy_from_slice(&self.bytes[rows.start * width * 3..rows.end * width * 3]);
+            return;
+        }
+        self.prepare(isa, rows.clone(), scratch);
+        let step = scratch.group.len() / GROUP;
+        for start in (0..width).step_by(step) {
+            let columns = start..width.min(start + step);
+            self.pack(isa, rows.clone(), columns.clone(), scratch);
+            for row in 0..rows.len() {
+                let to = out[(row * width + start) * 3..][..columns.len() * 3].as_chunks_mut::<3>().0;
+                for (pixel, packed) in to.iter_mut().zip(scratch.group.chunks_exact(GROUP)) {
+                    // See [`Packed`]: a sample is the upper byte of its 16 bits, its sign turned.
+                    let [_, r, _, g, _, b, ..] = packed[row].to_le_bytes();
+                    *pixel = [r, g, b].map(|sample| sample ^ 0x80);
+                }
+            }
+        }
+    }
+
     /// Pixels `columns` of a group's `rows` into `scratch.group`.
     pub fn pack(&self, isa: Isa, rows: std::ops::Range<usize>, columns: std::ops::Range<usize>, scratch: &mut Scratch) {
         /// Columns whose groups stay in the first cache while eight rows are written into them.

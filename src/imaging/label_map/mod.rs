@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use crate::config::Digest;
 use crate::imaging::{Limits, decoder_bytes};
 use crate::units::{Bytes, Px};
 
@@ -121,6 +122,15 @@ impl LabelMap {
             return Err(LabelMapError::Memory { path: path.to_owned(), what, wanted: Bytes(held), allowed: whole });
         }
         Ok(Self { path: path.to_owned(), format, width, height, held: Bytes(held) })
+    }
+
+    /// SHA-256 of the file.
+    ///
+    /// # Errors
+    /// A file that can't be read.
+    pub fn digest(&self) -> Result<Digest, LabelMapError> {
+        let read = |source| LabelMapError::Read { path: self.path.clone(), source };
+        Digest::of(File::open(&self.path).map_err(read)?).map_err(read)
     }
 
     /// Upper bound of what reading holds of maps `max_side` wide, beside what is admitted.

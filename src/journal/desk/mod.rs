@@ -1,21 +1,23 @@
 //! The desk: questions are handed in here, whatever door they come through, and answers come out.
 
+mod brought;
+mod duty;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use crate::imaging::{Format, FrameSource, Limits, Reading};
+use crate::imaging::{Limits, Reading};
 use crate::journal::queue::{Backlog, Queue};
 use crate::journal::{
-    Asked, FileMark, Filter, FrameEntry, FrameRef, FrameState, Journal, JournalError, MAX_FRAMES, Outcome, Progress, QuestionEntry,
-    Refused, Seen, Status,
+    Asked, Filter, FrameEntry, FrameRef, FrameState, Journal, JournalError, MAX_FRAMES, Progress, QuestionEntry, Refused, Status,
 };
 use crate::units::{Bytes, FrameId, FrameNumber, Millis, QuestionId, UnixMillis};
 
-pub use crate::journal::queue::QuestionWork;
+pub use crate::journal::queue::{FrameFile, QuestionWork};
 
 /// What the desk admits.
 #[derive(Clone, Debug)]
@@ -112,7 +114,11 @@ impl Desk {
             live.insert(entry.id, watch::Sender::new(Progress::Queued { ahead: 0 }));
             // A clock that was set back lets no time pass.
             let passed = Millis(now.0.saturating_sub(entry.accepted_at.0).max(0) as f64);
-            queue.put_back(QuestionWork::new(entry, passed));
+            let mut files = Vec::new();
+            for id in &entry.frames {
+                files.extend(journal.frame(*id)?.map(file));
+            }
+            queue.put_back(QuestionWork::new(entry, files, passed));
         }
         let mut backlog = Backlog::new(limits.backlog);
         let (mut before, mut dropped) = (None, 0);
@@ -194,7 +200,8 @@ impl Desk {
             return Ok((known, false));
         }
         self.check(&asked)?;
-        let frames = asked.frames.iter().map(|frame| self.resolve(*frame)).collect::<Result<Vec<_>, _>>()?;
+        let files = asked.frames.iter().map(|frame| self.resolve(*frame)).collect::<Result<Vec<_>, _>>()?;
+        let frames: Vec<FrameId> = files.iter().map(|file| file.id).collect();
         {
             let mut state = self.state();
             if state.stopping {
@@ -228,7 +235,7 @@ impl Desk {
         let mut state = self.state();
         state.full = None;
         state.live.insert(id, watch::Sender::new(Progress::Queued { ahead: 0 }));
-        state.queue.fill(QuestionWork::new(entry, Millis::ZERO));
+        state.queue.fill(QuestionWork::new(entry, files, Millis::ZERO));
         state.tell_places();
         inner.changed.notify_all();
         Ok((id, true))
@@ -264,10 +271,10 @@ impl Desk {
         Ok(())
     }
 
-    fn resolve(&self, frame: FrameRef) -> Result<FrameId, Refused> {
+    fn resolve(&self, frame: FrameRef) -> Result<FrameFile, Refused> {
         let journal = &self.inner.journal;
         match frame {
-            FrameRef::Newest => Ok(journal.newest()?.ok_or(Refused::NoneYet)?.id),
+            FrameRef::Newest => Ok(file(journal.newest()?.ok_or(Refused::NoneYet)?)),
             FrameRef::Id(id) => match journal.frame(id)? {
                 None => Err(Refused::NoFrame { id }),
                 Some(FrameEntry { state: FrameState::Failed, reason, .. }) => Err(Refused::Value {
@@ -275,7 +282,7 @@ impl Desk {
                     wanted: "one that could be taken in".into(),
                     found: reason.unwrap_or_else(|| "one that couldn't".into()),
                 }),
-                Some(_) => Ok(id),
+                Some(entry) => Ok(file(entry)),
             },
         }
     }
@@ -346,193 +353,6 @@ impl Desk {
         Arc::clone(&self.inner.status.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes in a picture that came by HTTP: written to the daemon's own folder, then as any captured file.
-    ///
-    /// # Errors
-    /// What is no picture, or not admitted; a full disk.
-    pub fn bring(&self, bytes: &[u8]) -> Result<FrameEntry, Refused> {
-        let limits = &self.inner.limits;
-        let (wanted, allowed) = (Bytes::of::<u8>(bytes.len()), limits.picture.min(limits.brought_max));
-        if wanted > allowed {
-            return Err(Refused::LargePicture { wanted, allowed });
-        }
-        if self.state().stopping {
-            return Err(Refused::Stopping);
-        }
-        // One at a time: the folder's size is counted.
-        let _one = self.inner.bringing.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = |source: std::io::Error| {
-            let path = limits.brought.clone();
-            Refused::from(match source.kind() {
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                    JournalError::Full { path, found: source.to_string() }
-                }
-                _ => JournalError::File { path, source },
-            })
-        };
-        std::fs::create_dir_all(&limits.brought).map_err(failed)?;
-        self.make_room(wanted).map_err(failed)?;
-        let mut file = tempfile::NamedTempFile::new_in(&limits.brought).map_err(failed)?;
-        std::io::Write::write_all(&mut file, bytes).map_err(failed)?;
-        file.as_file().sync_all().map_err(failed)?;
-        let picture = |error| Refused::Picture(Box::new(error));
-        let source = FrameSource::open_as(file.path(), &limits.admits, &limits.reading).map_err(picture)?;
-        let ending = match source.format {
-            Format::Jpeg => "jpg",
-            Format::Png => "png",
-            Format::Tiff(_) => "tif",
-            Format::WebP => "webp",
-        };
-        let path = limits.brought.join(format!("{}.{ending}", source.id()));
-        file.persist(&path).map_err(|error| failed(error.error))?;
-        let mark = FileMark::of(&std::fs::metadata(&path).map_err(failed)?);
-        Ok(self.captured(&FrameSource { path, ..source }, mark)?.entry)
-    }
-
-    /// Removes the oldest of the pictures that were brought until `wanted` more fits, those that a question waits for left out.
-    fn make_room(&self, wanted: Bytes) -> std::io::Result<()> {
-        let limits = &self.inner.limits;
-        let mut files = Vec::new();
-        for file in std::fs::read_dir(&limits.brought)? {
-            let (file, mark) = match file.and_then(|file| Ok((file.path(), FileMark::of(&file.metadata()?)))) {
-                Ok(found) => found,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            files.push((mark.modified_ns, mark.bytes, file));
-        }
-        files.sort_unstable();
-        let mut all: Bytes = files.iter().map(|(_, bytes, _)| *bytes).sum();
-        for (_, bytes, path) in files {
-            if all + wanted <= limits.brought_max {
-                break;
-            }
-            let id = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<FrameId>().ok());
-            let state = self.state();
-            if id.is_some_and(|id| state.queue.wants(id) || state.about.contains(&id)) {
-                continue;
-            }
-            std::fs::remove_file(&path)?;
-            all = all - bytes;
-        }
-        Ok(())
-    }
-
-    /// A whole file of a capture folder: recorded, and to be taken in where it is new.
-    ///
-    /// # Errors
-    /// What the journal says.
-    pub fn captured(&self, source: &FrameSource, mark: FileMark) -> Result<Seen, JournalError> {
-        let seen = self.inner.journal.see(source, mark)?;
-        let mut state = self.state();
-        if !seen.new {
-            state.counts.duplicates += 1;
-            return Ok(seen);
-        }
-        let given_up = state.backlog.put(seen.entry.clone());
-        state.counts.dropped += u64::from(given_up.is_some());
-        self.inner.changed.notify_all();
-        drop(state);
-        if let Some(old) = given_up {
-            self.inner.journal.frame_is(old.id, FrameState::Dropped, Some(OVERLOAD), None)?;
-        }
-        Ok(seen)
-    }
-
-    /// What to do next: a question before a frame. Waits for `patience` at most.
-    #[must_use]
-    pub fn next_work(&self, patience: Duration) -> Work {
-        let mut state = self.state();
-        let mut waited = false;
-        loop {
-            if state.stopping {
-                return Work::Stop;
-            }
-            if let Some(work) = state.queue.take() {
-                state.working_on = Some(work.id);
-                state.about.clone_from(&work.frames);
-                state.tell_places();
-                return Work::Question(Box::new(work));
-            }
-            if let Some(entry) = state.backlog.take() {
-                return Work::Frame(Box::new(FrameWork { entry }));
-            }
-            if waited {
-                return Work::Idle;
-            }
-            let (again, timeout) = self.inner.changed.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner);
-            (state, waited) = (again, timeout.timed_out());
-        }
-    }
-
-    /// Work on the question that was taken goes on at `stage`.
-    pub fn working(&self, id: QuestionId, stage: &str, share: f64, text: &str) {
-        if let Some(sender) = self.state().live.get(&id) {
-            sender.send_replace(Progress::Working { stage: stage.to_owned(), share, text: text.to_owned() });
-        }
-    }
-
-    /// The pipeline has nothing to do with the question any more.
-    pub fn rest(&self) {
-        let mut state = self.state();
-        state.working_on = None;
-        state.about.clear();
-    }
-
-    /// The frames that are in slots, used last first.
-    pub fn slots_hold(&self, frames: impl Iterator<Item = FrameId>) {
-        let mut state = self.state();
-        state.in_slots.clear();
-        state.in_slots.extend(frames);
-    }
-
-    /// A frame was taken in outside its turn.
-    pub fn taken_in(&self, frame: FrameId) {
-        self.state().backlog.forget(frame);
-    }
-
-    /// Writes how a question ended, then tells those who follow it.
-    ///
-    /// # Errors
-    /// What the journal says; nobody is told then, and it may be tried again.
-    pub fn finish(&self, id: QuestionId, outcome: Outcome, looked: Option<&[u8]>) -> Result<(), JournalError> {
-        let now = self.inner.journal.finish(id, &outcome, looked)?;
-        let late = matches!(&outcome, Outcome::Answered { document } if document["finish"] == "late");
-        let answered = matches!(outcome, Outcome::Answered { .. });
-        let mut state = self.state();
-        state.full = None;
-        if now {
-            state.counts.answered += u64::from(answered);
-            state.counts.refused += u64::from(!answered);
-            state.counts.late += u64::from(late);
-        }
-        if let Some(sender) = state.live.remove(&id) {
-            sender.send_replace(Progress::Done(Arc::new(outcome)));
-        }
-        Ok(())
-    }
-
-    /// Counts something.
-    pub fn count(&self, what: impl FnOnce(&mut Counts)) {
-        what(&mut self.state().counts);
-    }
-
-    /// Why nothing can be written at the moment, for the status; `None`: it can.
-    pub fn journal_is_full(&self, reason: Option<String>) {
-        self.state().full = reason;
-    }
-
-    /// No more questions; [`Self::next_work`] gives [`Work::Stop`].
-    pub fn stop(&self) {
-        self.state().stopping = true;
-        self.inner.changed.notify_all();
-    }
-
-    /// Another length of the backlog from now on.
-    pub fn set_backlog(&self, frames: usize) {
-        self.state().backlog.set_most(frames);
-    }
-
     /// Puts the desk's own part into `status`, and makes it the one that is told.
     pub fn publish(&self, mut status: Status) {
         let journal = &self.inner.journal;
@@ -557,6 +377,10 @@ impl Desk {
         status.journal.pruned = journal.pruned();
         *self.inner.status.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(status);
     }
+}
+
+fn file(entry: FrameEntry) -> FrameFile {
+    FrameFile { id: entry.id, path: entry.path, sha256: entry.sha256 }
 }
 
 const OVERLOAD: &str = "more frames came than could be taken in; a question about it takes it in";
