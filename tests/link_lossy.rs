@@ -11,13 +11,12 @@ use uhr_edge::link::clock::{At, Now};
 use uhr_edge::link::frame::Source;
 use uhr_edge::link::ground::{Ground, Told};
 use uhr_edge::link::key::Key;
-use uhr_edge::link::pace::BytesPerSecond;
 use uhr_edge::link::served::{Asker, Served};
 use uhr_edge::link::sign::{NoFloors, Signing};
 use uhr_edge::link::station::Station;
 use uhr_edge::link::wire::{Accept, Asked, Kind, Query, Session};
 use uhr_edge::link::dialect::MavMessage;
-use uhr_edge::units::UnixMillis;
+use uhr_edge::units::{BytesPerSecond, UnixMillis};
 
 const BOARD: Source = Source { system: 1, component: 191 };
 const GROUND: Source = Source { system: 255, component: 190 };

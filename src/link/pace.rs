@@ -3,17 +3,7 @@
 use std::time::Duration;
 
 use crate::link::clock::At;
-use crate::units::Bytes;
-
-/// Bytes a second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BytesPerSecond(pub u32);
-
-impl std::fmt::Display for BytesPerSecond {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes/s", self.0)
-    }
-}
+use crate::units::{Bytes, BytesPerSecond};
 
 /// What may go out at once: the longest packet.
 const BURST: f64 = 280.0;

@@ -6,9 +6,10 @@ use crate::link::clock::{At, Now};
 use crate::link::dialect::{MavMessage, TUNNEL_DATA};
 use crate::link::frame::{self, FrameCounts, Framer, Raw, Source};
 use crate::link::key::Key;
-use crate::link::pace::{BytesPerSecond, Pace};
+use crate::link::pace::Pace;
 use crate::link::sign::{Dropped, Signing};
 use crate::link::wire::{FRAGMENT, HEADER, Header, PAYLOAD_TYPE, WireError};
+use crate::units::BytesPerSecond;
 
 /// Packets that wait to go out before anything else. More are dropped, and counted: whoever asked asks again.
 const CONTROL: usize = 48;

@@ -278,8 +278,9 @@ impl Ftp {
             let from = burst.from as usize;
             if from >= session.file.len() {
                 // The file ended in the packet before.
+                let from = burst.from;
                 session.burst = None;
-                return Some(reply(session.peer, head, NAK, burst.from, false, &[Fault::EndOfFile as u8]));
+                return Some(reply(session.peer, head, NAK, from, false, &[Fault::EndOfFile as u8]));
             }
             let to = session.file.len().min(from + burst.size);
             burst.left -= 1;
@@ -309,7 +310,7 @@ impl Ftp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::pace::BytesPerSecond;
+    use crate::units::BytesPerSecond;
 
     const WHO: Source = Source { system: 255, component: 190 };
 

@@ -208,6 +208,14 @@ pub fn read<'a, T: serde::Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) 
     }
 }
 
+/// The record at the front of `bytes`, and what follows it.
+///
+/// # Errors
+/// Something else.
+pub fn read_front<'a, T: serde::Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<(T, &'a [u8]), WireError> {
+    postcard::take_from_bytes(bytes).map_err(|_| WireError::Record { what })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
