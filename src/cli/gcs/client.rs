@@ -1,6 +1,6 @@
 //! A ground station over a real line.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::cli::CliError;
@@ -132,7 +132,7 @@ impl Client {
 
     /// The bytes of a reply to a query that is no question.
     pub fn get(&mut self, query: &Query<'_>) -> Result<Vec<u8>, CliError> {
-        let quiet = self.quiet;
+        let quiet = self.quiet || !std::io::stderr().is_terminal();
         let mut shown = false;
         let ended = self.wait(query, None, &mut |told| {
             if let Told::Share(_, there, all) = told
