@@ -346,7 +346,7 @@ mod tests {
         let (mut ftp, mut tree) = (Ftp::new(RADIO_DATA), One((0..10_000).map(|at| at as u8).collect()));
         let opened = ask(&mut ftp, &mut tree, OPEN_RO, 0, 2, b"/a").unwrap();
         assert_eq!((opened[3], u32::from_le_bytes([opened[12], opened[13], opened[14], opened[15]])), (ACK, 10_000));
-        let mut read = Vec::new();
+        let mut read: Vec<u8> = Vec::new();
         while read.len() < 10_000 {
             assert!(ask(&mut ftp, &mut tree, BURST_READ, read.len() as u32, 239, &[]).is_none());
             while let Some(MavMessage::FILE_TRANSFER_PROTOCOL(reply)) = ftp.next(At::default()) {

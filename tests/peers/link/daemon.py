@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
-PASSPHRASE = "the peers' own passphrase"
+PASSPHRASE = "the-peers-of-the-link"
 PRESETS = ["How many ships are there?", "What colour is the largest building?"]
 
 
