@@ -301,6 +301,8 @@ pub struct Readings {
     pub memory_clock: Option<PerMille>,
     /// Memory that could be had without swapping.
     pub available: Option<Bytes>,
+    /// Memory of a card of its own that is in use, by whatever.
+    pub device_memory: Option<Bytes>,
     /// How long ago this was read.
     pub age: Millis,
     /// Older than the board's period allows: it is the last there is, not how things stand.

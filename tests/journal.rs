@@ -210,6 +210,36 @@ fn it_stays_within_its_size_and_unanswered_questions_stay() {
 }
 
 #[test]
+fn on_a_full_disk_what_was_accepted_can_still_be_answered() {
+    let around = Around::new();
+    let Some(small) = common::daemon::Small::mount(around.folder.path()) else {
+        println!("not shown: this user may not mount a small file system");
+        return;
+    };
+    let (desk, frame) = around.with_frame(32);
+    let ids: Vec<QuestionId> = (0..16).map(|number| desk.ask(about(frame, &format!("why {number}?"))).unwrap()).collect();
+    small.fill();
+    let refused = desk.ask(about(frame, "one more?")).unwrap_err();
+    assert_eq!(refused.code(), "disk-full", "{refused}");
+    assert_eq!(desk.bring(&common::daemon::frame(2)).unwrap_err().code(), "disk-full");
+    let reserve = around.folder.path().join("journal.sqlite.reserve");
+    for id in &ids {
+        desk.finish(*id, answered(&"a long answer ".repeat(500)), Some(&[7; 2_000])).unwrap();
+        assert!(matches!(desk.question(*id).unwrap().unwrap().outcome, Some(Outcome::Answered { .. })));
+    }
+    assert!(!reserve.exists(), "the reserve was needed");
+    assert_eq!(desk.ask(about(frame, "and now?")).unwrap_err().code(), "disk-full");
+    small.empty();
+    desk.ask(about(frame, "and now?")).unwrap();
+    assert!(reserve.exists());
+    assert_eq!(desk.questions(&Filter::default()).unwrap().len(), 17);
+    // What is open outlives it.
+    drop(desk);
+    assert!(taken(&around.desk(4)).is_some());
+    drop(small);
+}
+
+#[test]
 fn a_clock_that_steps_loses_nothing() {
     let around = Around::new();
     let (desk, frame) = around.with_frame(8);

@@ -121,6 +121,7 @@ fn a_calibration_turns_floors_into_medians_and_bounds() {
         format: 1,
         identity: pipeline.identity(&board::device()),
         stages: Stage::ALL.iter().map(|stage| (stage.name().to_owned(), fit)).collect(),
+        kinds: ["a JPEG".to_owned()].into(),
         projected_share: 0.0,
         tiles_share: 0.5,
         steps: 8.0,
@@ -135,6 +136,13 @@ fn a_calibration_turns_floors_into_medians_and_bounds() {
     assert!((p50 - (10.0 + 2.0 * floor)).abs() < 1e-6 && (bound - 1.5 * p50).abs() < 1e-6, "{floor} {p50} {bound}");
     let text = stdout(&["--calibration", common::path(&path), "plan"]);
     assert!(text.contains("calibrated on ") && text.contains("second p50") && !text.contains("floors"), "{text}");
+    let far = Calibration {
+        stages: Stage::ALL.iter().map(|stage| (stage.name().to_owned(), Fit { to_ms: 1e-3, ..fit })).collect(),
+        ..calibration
+    };
+    fs::write(&path, serde_json::json!({"calibration": far}).to_string()).unwrap();
+    let text = stdout(&["--calibration", common::path(&path), "plan"]);
+    assert!(text.contains("of a size that was not measured, and in proportion to the nearest that was: decode, views"), "{text}");
     // One of another profile is none for this.
     let (code, message) = refusal(&["--profile", "a6000", "--calibration", common::path(&path), "plan"]);
     assert!(code == 5 && message.contains("another profile"), "{message}");

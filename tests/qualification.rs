@@ -79,6 +79,15 @@ fn enough_questions_make_a_bound_and_a_calibration_that_deadlines_are_kept_again
     let again: Value = serde_json::from_slice(&again.stdout).unwrap();
     assert!(!again["receipt"]["degraded"].as_array().unwrap().is_empty());
 
+    // Files of a kind that wasn't measured take a time of their own.
+    let png = frames.path().join("c.png");
+    std::fs::write(&png, common::png(60, 40, png::ColorType::Rgb, &[90; 60 * 40 * 3])).unwrap();
+    let args = ["--profile", "sim", "--calibration", path(&calibration), "ask", path(&png), "is there a red ship?"];
+    let (code, said) = refusal(&[&args[..], &["--deadline-ms", "600000"]].concat());
+    assert!(code == 3 && said.contains("wanted a JPEG, whose decoding was calibrated, found a PNG"), "{code} {said}");
+    let unpredicted = common::documents(&[&["--json"], &args[..]].concat());
+    assert_eq!(unpredicted[0]["receipt"]["plan"]["unmeasured"].as_array().unwrap()[..2], ["decode", "views"]);
+
     // Of another profile, model or device it is refused; so is one that rests on too little, and one that is no such document.
     let changed = |from: &str, to: &str| {
         let text = std::fs::read_to_string(&calibration).unwrap();
@@ -95,7 +104,9 @@ fn enough_questions_make_a_bound_and_a_calibration_that_deadlines_are_kept_again
         ("\"n\": 299,", "\"n\": 298,", "needs 299 measurements, found 298"),
         ("\"n\": 299,", "\"n\": 29.5,", "invalid type"),
         ("\"format\": 1,", "\"format\": 2,", "wanted format 1, found 2"),
-        ("\"base_ms\": ", "\"base_ms\": -", "wanted finite numbers of 0 or more"),
+        ("\"base_ms\": ", "\"base_ms\": -", "wanted numbers from 0 to 1e9"),
+        ("; paper", "; released", "of another set of engines"),
+        (" iterations", " rounds", "of another profile's settings"),
     ];
     for (from, to, message) in cases {
         let (code, said) = changed(from, to);
@@ -130,14 +141,35 @@ fn too_few_questions_show_nothing_and_tight_limits_are_not_met() {
 }
 
 #[test]
+fn the_process_lives_within_its_plan_and_fifteen_per_cent() {
+    let (frames, out) = (frames(), tempfile::tempdir().unwrap());
+    qualify(frames.path(), out.path(), "2", &[]);
+    let planned = document(out.path())["memory"]["planned"].as_u64().unwrap();
+    // Data that a process may write; what is more can't be had.
+    let limited = |share: u64| {
+        let args = "--profile sim --quiet qualify --frames \"$2\" -n 30 --ingests 2 --fresh 10 --out \"$3\"";
+        let script = format!("ulimit -d {} && exec \"$1\" {args}", planned * share / 100 / 1024);
+        let mut shell = std::process::Command::new("sh");
+        shell.current_dir(env!("CARGO_MANIFEST_DIR"));
+        shell.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_uhr-edge"), path(frames.path()), path(out.path())]).output().unwrap()
+    };
+    let within = limited(115);
+    let said = String::from_utf8_lossy(&within.stderr).into_owned();
+    assert_eq!((within.status.code(), document(out.path())["steps"][0]["distribution"]["n"].as_u64()), (Some(4), Some(30)), "{said}");
+    assert_ne!(limited(30).status.code(), Some(4), "a limit that doesn't bite shows nothing");
+}
+
+#[test]
 fn bad_input_is_named() {
     let (frames, empty) = (frames(), tempfile::tempdir().unwrap());
     let bad = empty.path().join("questions.txt");
     std::fs::write(&bad, "\n\n").unwrap();
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["qualify", "--frames", path(empty.path())], "wanted a folder of frames, found none"),
         (&["qualify", "--frames", "/nowhere"], "wanted a folder of frames"),
         (&["qualify", "--frames", path(frames.path()), "--questions", path(&bad)], "wanted a question a line, found none"),
+        (&["qualify", "--limit-question-ms", "nan"], "--limit-question-ms: wanted a number above 0, found NaN"),
+        (&["sim", "samples/throttling.toml", "--hours", "1e300"], "--hours: wanted a number above 0, at most 876600"),
         (&["qualify", "--power-modes", "15W"], "power mode: wanted 15W, found a board without any"),
         (&["sim", "/nowhere.toml"], "wanted a trace"),
         (&["sim", "samples/throttling.toml", "--hours", "0"], "--hours: wanted a number above 0"),

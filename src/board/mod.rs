@@ -66,7 +66,7 @@ pub struct PowerMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BoardKind {
-    /// `jetson` where the device tree names a Tegra, else `host`.
+    /// `jetson` where the device tree names a Tegra, `nvml` where the build has it and there is a card, else `host`.
     #[default]
     Auto,
     /// Any Linux: thermal zones and memory.
@@ -113,7 +113,8 @@ pub enum BoardError {
 pub fn open(kind: BoardKind, root: &Path) -> Result<Box<dyn Board>, BoardError> {
     match kind {
         BoardKind::Auto if names_tegra(root) => Ok(Box::new(JetsonBoard::open(root))),
-        BoardKind::Auto | BoardKind::Host => Ok(Box::new(HostBoard::new(root))),
+        BoardKind::Auto => Ok(card().unwrap_or_else(|| Box::new(HostBoard::new(root)))),
+        BoardKind::Host => Ok(Box::new(HostBoard::new(root))),
         BoardKind::Jetson => Ok(Box::new(JetsonBoard::open(root))),
         #[cfg(feature = "nvml")]
         BoardKind::Nvml => Ok(Box::new(NvmlBoard::open()?)),
@@ -121,6 +122,14 @@ pub fn open(kind: BoardKind, root: &Path) -> Result<Box<dyn Board>, BoardError> 
         BoardKind::Nvml => Err(BoardError::Feature { kind: "nvml", feature: "nvml" }),
         BoardKind::Scripted => Ok(Box::new(ScriptedBoard::play(Trace::read(root)?))),
     }
+}
+
+/// A card, where the build can ask for one and there is one.
+fn card() -> Option<Box<dyn Board>> {
+    #[cfg(feature = "nvml")]
+    return NvmlBoard::open().ok().map(|card| Box::new(card) as Box<dyn Board>);
+    #[cfg(not(feature = "nvml"))]
+    None
 }
 
 /// The device tree's list of what the board is compatible with, NUL between, holds `nvidia,tegra234` or the like.

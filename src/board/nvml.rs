@@ -47,6 +47,7 @@ impl Board for NvmlBoard {
             power: card.power_usage().ok().map(Milliwatts),
             gpu_load: card.utilization_rates().ok().and_then(|told| sysfs::share(told.gpu.into(), 100)),
             memory_clock: clocks.and_then(|(now, highest)| sysfs::share(now.into(), highest.into())),
+            device_memory: card.memory_info().ok().map(|told| Bytes(told.used)),
             available: card.memory_info().ok().map(|told| Bytes(told.free)),
             ..Readings::default()
         }

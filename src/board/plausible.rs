@@ -109,6 +109,7 @@ mod tests {
             gpu_load: Some(WHOLE),
             memory_clock: Some(PerMille(0)),
             available: Some(Bytes(u64::MAX)),
+            device_memory: Some(Bytes(u64::MAX)),
             age: Millis(7.0),
             stale: true,
         };

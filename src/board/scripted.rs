@@ -40,6 +40,8 @@ use crate::units::{Celsius, Millis, Readings};
 
 /// No board works ten times as fast as itself at its best.
 const MIN_SLOWDOWN: f64 = 0.1;
+/// And none that is a thousand times slower answers.
+const MAX_SLOWDOWN: f64 = 1e3;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -107,8 +109,8 @@ impl Trace {
             let good = until_s > start && until_s.is_finite();
             check(good, key("until-s"), until_s.to_string(), "above 0 and above that of the segment before")?;
             check(temperature_c.is_finite(), key("temperature-c"), temperature_c.to_string(), "a finite number")?;
-            let good = slowdown >= MIN_SLOWDOWN && slowdown.is_finite();
-            check(good, key("slowdown"), slowdown.to_string(), "0.1 at least and finite")?;
+            let good = (MIN_SLOWDOWN..=MAX_SLOWDOWN).contains(&slowdown);
+            check(good, key("slowdown"), slowdown.to_string(), "0.1 to 1000")?;
             check(power_mode.as_deref() != Some(""), key("power-mode"), "\"\"".into(), "a name, or no such key")?;
             start = until_s;
             segments.push(Segment { until: Millis(until_s * 1e3), temperature: Celsius(temperature_c), power_mode, slowdown });
@@ -302,9 +304,9 @@ mod tests {
             (segment("inf", "20.0", "slowdown = 1.0"), "trace: segment 1: until-s = inf: wanted above 0"),
             (segment("nan", "20.0", "slowdown = 1.0"), "trace: segment 1: until-s = NaN: wanted above 0"),
             (segment("1.0", "nan", "slowdown = 1.0"), "trace: segment 1: temperature-c = NaN: wanted a finite number"),
-            (segment("1.0", "20.0", "slowdown = 0.09"), "trace: segment 1: slowdown = 0.09: wanted 0.1 at least and finite"),
-            (segment("1.0", "20.0", "slowdown = inf"), "trace: segment 1: slowdown = inf: wanted 0.1 at least and finite"),
-            (segment("1.0", "20.0", "slowdown = -1"), "trace: segment 1: slowdown = -1: wanted 0.1 at least and finite"),
+            (segment("1.0", "20.0", "slowdown = 0.09"), "trace: segment 1: slowdown = 0.09: wanted 0.1 to 1000"),
+            (segment("1.0", "20.0", "slowdown = inf"), "trace: segment 1: slowdown = inf: wanted 0.1 to 1000"),
+            (segment("1.0", "20.0", "slowdown = -1"), "trace: segment 1: slowdown = -1: wanted 0.1 to 1000"),
             (segment("1.0", "20.0", "slowdown = 1.0\npower-mode = \"\""), "trace: segment 1: power-mode = \"\": wanted a name"),
             (format!("{good}{}", good.replace("seed = 1\n", "")), "trace: segment 2: until-s = 1: wanted above 0 and above that of"),
             (format!("temperature-noise-c = -1.0\n{good}"), "trace: temperature-noise-c = -1: wanted 0 to 100"),

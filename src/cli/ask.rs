@@ -15,8 +15,8 @@ use crate::compress::regions::Method;
 use crate::compress::{Mode, Selector};
 use crate::config::{Manifest, Policy, Profile};
 use crate::imaging::{FrameSource, LabelMap, Limits, Reading};
-use crate::pipeline::{Answer, Engines, Frame, Pipeline, PipelineError, Request, Spent};
-use crate::planner::{self, Calibration, CalibrationError, PlannerError};
+use crate::pipeline::{Answer, Engines, Finish, Frame, Pipeline, PipelineError, Request, Spent};
+use crate::planner::{self, Calibration, PlannerError};
 use crate::report::Overlay;
 use crate::units::{Bytes, Millis, Tiles, Tokens};
 
@@ -192,7 +192,7 @@ pub(super) fn calibrate(pipeline: &mut Pipeline, cli: &Cli, needed: bool) -> Res
     let text = std::fs::read_to_string(path).map_err(|error| CliError::Output(format!("{}: {error}", path.display())))?;
     match Calibration::parse(path, &text, &pipeline.identity(&board::device())) {
         Ok(calibration) => pipeline.calibrate(Some(calibration)),
-        Err(CalibrationError::Other { .. } | CalibrationError::TooFew { .. }) if cli.calibration.is_none() && !needed => {}
+        Err(_) if cli.calibration.is_none() && !needed => {}
         Err(error) => return Err(error.into()),
     }
     Ok(())
@@ -260,6 +260,11 @@ fn print(question: &str, answer: &Answer, quiet: bool) -> String {
     if let Some(total) = receipt.predicted_ms.get("total") {
         let ms = |key: &str| total[key].as_f64().unwrap_or_default();
         let _ = writeln!(text, "  predicted: {:.0} ms at the median, {:.0} ms at most", ms("p50"), ms("p99"));
+    }
+    match answer.finish {
+        Finish::Deadline => text.push_str("  note: time ended the answer\n"),
+        Finish::Late => text.push_str("  note: late: it came after its deadline\n"),
+        Finish::Stop | Finish::Length => {}
     }
     for line in &receipt.degraded {
         let _ = writeln!(text, "  note: {line}");

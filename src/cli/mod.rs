@@ -302,6 +302,7 @@ fn planner_code(error: &PlannerError) -> u8 {
         | PlannerError::Unseen { .. }
         | PlannerError::Deadline { .. }
         | PlannerError::PowerMode { .. }
+        | PlannerError::Kind { .. }
         | PlannerError::Uncalibrated
         | PlannerError::Share { .. } => 3,
         PlannerError::EncodeMap { .. } => 2,

@@ -25,13 +25,13 @@ pub struct QualifyArgs {
     #[arg(long, value_name = "FILE")]
     questions: Option<PathBuf>,
     /// Questions a step of the ladder; a bound on a 99th percentile needs 299
-    #[arg(short = 'n', default_value_t = 299, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(short = 'n', default_value_t = 299, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     n: u32,
     /// Ingests; a bound on a 95th percentile needs 59
-    #[arg(long, default_value_t = 60, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 60, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     ingests: u32,
     /// Fresh questions that the new calibration's predictions are held against
-    #[arg(long, default_value_t = 200, value_name = "N")]
+    #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=10_000))]
     fresh: u32,
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
@@ -65,6 +65,9 @@ pub struct SimArgs {
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
 }
+
+/// A hundred years.
+const MOST_HOURS: f64 = 876_600.0;
 
 /// Asked where no file gives others: short and long, of each kind.
 const QUESTIONS: [&str; 6] = [
@@ -102,9 +105,10 @@ fn frames(folder: &Path) -> Result<Vec<PathBuf>, CliError> {
     if files.is_empty() { Err(wrong("none".into()).into()) } else { Ok(files) }
 }
 
-fn pipeline(cli: &Cli) -> Result<Pipeline, CliError> {
+/// With as many frame `slots`, or the profile's.
+fn pipeline(cli: &Cli, slots: Option<usize>) -> Result<Pipeline, CliError> {
     let (mut profile, manifest) = cli.load()?;
-    profile.frame.slots = 1;
+    profile.frame.slots = slots.unwrap_or(profile.frame.slots);
     let engines = Engines::load(&profile, &manifest, &Method::Kmeans)?;
     let resident = board::resident_memory().unwrap_or(Bytes(0));
     Ok(Pipeline::new(profile, manifest, engines, &Method::Kmeans, resident)?)
@@ -113,7 +117,16 @@ fn pipeline(cli: &Cli) -> Result<Pipeline, CliError> {
 pub fn run(args: &QualifyArgs, cli: &Cli) -> Result<(), CliError> {
     let questions = questions(args.questions.as_deref())?;
     let given = args.frames.as_deref().map(frames).transpose()?;
-    let mut pipeline = pipeline(cli)?;
+    for (name, limit) in [
+        ("--limit-question-ms", args.limit_question_ms),
+        ("--limit-ingest-ms", args.limit_ingest_ms),
+        ("--limit-celsius", args.limit_celsius.map(f64::from)),
+    ] {
+        if let Some(found) = limit.filter(|limit| !(limit.is_finite() && *limit > 0.0)) {
+            return Err(CliError::Usage(format!("{name}: wanted a number above 0, found {found}")));
+        }
+    }
+    let mut pipeline = pipeline(cli, Some(1))?;
     let folder = tempfile::tempdir().map_err(|error| CliError::Output(format!("a folder for drawn frames: {error}")))?;
     let frames = match given {
         Some(frames) => frames,
@@ -236,10 +249,10 @@ fn print(document: &Qualification, out: &Path) -> String {
 
 pub fn sim(args: &SimArgs, cli: &Cli) -> Result<(), CliError> {
     let trace = Trace::read(&args.trace).map_err(QualifyError::from)?;
-    if !(args.hours.is_finite() && args.hours > 0.0) {
-        return Err(CliError::Usage(format!("--hours: wanted a number above 0, found {}", args.hours)));
+    if !(args.hours > 0.0 && args.hours <= MOST_HOURS) {
+        return Err(CliError::Usage(format!("--hours: wanted a number above 0, at most {MOST_HOURS}, found {}", args.hours)));
     }
-    let pipeline = pipeline(cli)?;
+    let pipeline = pipeline(cli, None)?;
     let folder = tempfile::tempdir().map_err(|error| CliError::Output(format!("a folder for drawn frames: {error}")))?;
     // Two coarse views and a fine one: what is simulated is time, not pictures.
     let frames: Vec<PathBuf> = (0..2).map(|number| folder.path().join(format!("{number}.jpg"))).collect();

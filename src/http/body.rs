@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, StatusCode, header};
-use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -63,13 +62,6 @@ pub async fn read(app: &App, headers: &HeaderMap, mut body: Body, most: Bytes) -
         bytes.extend_from_slice(&part);
     }
     Ok(Held { bytes, _permits: permits })
-}
-
-/// A document of at most a small body.
-pub async fn json<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body) -> Result<T, Failure> {
-    is_json(headers)?;
-    let held = read(app, headers, body, Bytes(SMALL_BODY as u64)).await?;
-    serde_json::from_slice(&held.bytes).map_err(|error| malformed(&error))
 }
 
 /// Refuses a body that doesn't say that it is JSON: a form of another site's page can't say so.

@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use crate::http::body;
 use crate::http::failure::Failure;
 use crate::http::frames::{limit, query};
+use crate::http::settings::SMALL_BODY;
 use crate::http::state::App;
 use crate::journal::{Asked, Filter, FrameRef, Origin, Outcome, Priority, QuestionEntry, Status};
-use crate::units::{Millis, QuestionId, Tiles, Tokens};
+use crate::units::{Bytes, Millis, QuestionId, Tiles, Tokens};
 
 /// The longest key of a question that may be sent again.
 const KEY: usize = 128;
@@ -62,6 +63,14 @@ pub fn deadline(ms: Option<f64>) -> Result<Option<Millis>, Failure> {
 }
 
 impl Ask {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// What is no JSON, or not of this shape.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Failure> {
+        serde_json::from_slice(bytes).map_err(|error| body::malformed(&error))
+    }
+
     /// For the desk.
     ///
     /// # Errors
@@ -106,8 +115,9 @@ pub async fn status(State(app): State<App>) -> Json<Status> {
 }
 
 pub async fn ask(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, Failure> {
-    let ask: Ask = body::json(&app, &headers, body).await?;
-    let asked = ask.asked(key(&headers)?)?;
+    body::is_json(&headers)?;
+    let held = body::read(&app, &headers, body, Bytes(SMALL_BODY as u64)).await?;
+    let asked = Ask::parse(&held.bytes)?.asked(key(&headers)?)?;
     let id = app.blocking(move |desk| desk.ask(asked)).await??;
     let place = [(header::LOCATION, format!("/api/questions/{id}"))];
     Ok((StatusCode::ACCEPTED, place, Json(json!({ "id": id }))).into_response())

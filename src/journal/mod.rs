@@ -85,6 +85,12 @@ pub enum Refused {
 }
 
 impl Refused {
+    /// It has to do with how things stand, not with the question: asked again later it may be accepted.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::Stopping | Self::NoRoom(_) | Self::Journal(_) | Self::NoneYet)
+    }
+
     /// One word for programs.
     #[must_use]
     pub fn code(&self) -> &'static str {

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::journal::{FrameEntry, Origin, Priority, QuestionEntry};
+use crate::journal::{Asked, FrameEntry, Origin, Priority, QuestionEntry};
 use crate::units::{FrameId, Millis, QuestionId, Tiles, Tokens};
 
 /// A frame's file as the journal has it.
@@ -48,6 +48,14 @@ impl QuestionWork {
         let deadline = deadline_ms.map(|deadline| deadline - passed);
         let since = Instant::now();
         Self { id, text, frames, files, budget, encode_tiles, max_new, seed, priority, origin, since, deadline, begun }
+    }
+
+    /// A question that has just been accepted as `id`.
+    #[must_use]
+    pub fn of(id: QuestionId, asked: Asked, files: Vec<FrameFile>) -> Self {
+        let Asked { text, budget, encode_tiles, max_new, seed, deadline, priority, origin, .. } = asked;
+        let (frames, since) = (files.iter().map(|file| file.id).collect(), Instant::now());
+        Self { id, text, frames, files, budget, encode_tiles, max_new, seed, priority, origin, since, deadline, begun: 0 }
     }
 
     /// What is left of the deadline.

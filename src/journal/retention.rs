@@ -47,19 +47,28 @@ impl Journal {
                     params![AT_ONCE],
                 )
                 .map_err(&error)?;
-            let files = connection
-                .execute(
-                    "DELETE FROM files WHERE path IN (SELECT path FROM files l WHERE NOT EXISTS (SELECT 1 FROM frames f WHERE f.id = l.frame) \
-                     AND (SELECT count(*) FROM files) > 2000 ORDER BY seen_at LIMIT ?1)",
-                    params![AT_ONCE],
-                )
-                .map_err(&error)?;
+            drop(connection);
+            let files = self.forget_files()?;
             gone += questions as u64;
             if questions + frames + files == 0 {
                 break;
             }
         }
         self.pruned.fetch_add(gone, Ordering::Relaxed);
+        Ok(gone)
+    }
+
+    /// Files that are gone and stand for no frame that is kept. One that is still there must stay known: it would be taken for a new one.
+    fn forget_files(&self) -> Result<usize, JournalError> {
+        let connection = self.write();
+        let error = self.error("retention");
+        let sql = "SELECT path FROM files l WHERE NOT EXISTS (SELECT 1 FROM frames f WHERE f.id = l.frame) ORDER BY seen_at LIMIT 1000";
+        let mut statement = connection.prepare_cached(sql).map_err(&error)?;
+        let paths = statement.query_map([], |row| row.get::<_, String>(0)).map_err(&error)?.collect::<Result<Vec<_>, _>>();
+        let mut gone = 0;
+        for path in paths.map_err(&error)?.iter().filter(|path| std::fs::symlink_metadata(path).is_err()) {
+            gone += connection.execute("DELETE FROM files WHERE path = ?1", params![path]).map_err(&error)?;
+        }
         Ok(gone)
     }
 

@@ -183,13 +183,19 @@ impl Pipeline {
                 made.finish = Finish::Stop;
                 break;
             }
-            if made.len > 0 && !plan.one_more(self.clock.now(), slowdown) {
+            // Without time for the step after it, a token tells whether the word before it is whole; the first is an answer all the same.
+            let last = made.len + 1 < most && !plan.one_more(self.clock.now(), slowdown);
+            if last && made.len > 0 {
                 (made.finish, made.next) = (Finish::Deadline, Some(token));
                 break;
             }
             out[made.len] = token;
             made.len += 1;
             hear(Heard::Ids(&out[..made.len]));
+            if last {
+                made.finish = Finish::Deadline;
+                break;
+            }
             if made.len < most {
                 self.engines.decoder.step(&mut self.kv, token)?;
                 let context = positions + Tokens::of(made.len);
@@ -358,7 +364,7 @@ impl Pipeline {
             return Ok(Vec::new());
         }
         let (rule, most) = (self.manifest.policy.clusters, self.profile.compression.clusters);
-        let asked = &plan.rungs()[0].frames[number].budget;
+        let asked = &plan.rung().frames[number].budget;
         let views = self.slots.get(frame.lease)?.layout()?.views();
         let fewer = views.iter().zip(asked.per_view()).zip(&frame.clusters).filter_map(|((view, budget), &made)| {
             let wanted = clusters(rule, most, *budget);

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::compress::{Mode, Selector};
-use crate::config::Budget;
+use crate::config::{Budget, Profile};
 use crate::geometry::Layout;
 use crate::imaging::FrameSource;
 use crate::pipeline::{Clock, Frame, Pipeline, PipelineError, PromptIds, Senses};
 use crate::planner::{self, Asked, Boundary, Cached, Calibration, Costs, Held, Identity, Job, Plan, PlannerError, Stage, StageTimes};
-use crate::units::{Millis, Tiles, Tokens};
+use crate::units::{Millis, Tiles, Tokens, ViewId};
 
 /// What a question asks for beside its text.
 #[derive(Clone, Debug)]
@@ -77,8 +77,20 @@ impl Pipeline {
             device: format!("{device}, {} threads", self.profile.engines.threads),
             power_mode: (self.senses)().power_mode,
             model: self.model_id(),
-            engines: [engines.encoder.id(), engines.projector.id(), engines.decoder.id(), self.partition.id()].join("; "),
+            engines: [engines.encoder.id(), engines.projector.id(), engines.decoder.id(), self.partition.id(), &self.manifest.policy.name]
+                .join("; "),
+            settings: self.settings(),
         }
+    }
+
+    /// What of the profile times depend on, or are reckoned from.
+    fn settings(&self) -> String {
+        let Profile { device, compression, engines, .. } = &self.profile;
+        let dim = compression.cluster_dim.map_or_else(|| "all".into(), |dim| dim.to_string());
+        format!(
+            "{} TFLOP/s, {} GB/s, {} iterations, cluster-dim {dim}, chunks of {}",
+            device.tflops, device.bandwidth_gbps, compression.max_iterations, engines.projection_chunk
+        )
     }
 
     /// Name of the model and the first bytes of its manifest's digest.
@@ -104,7 +116,7 @@ impl Pipeline {
     /// What is over a limit, or a deadline that nothing on the ladder would keep.
     pub fn plan_first(&self, sources: &[FrameSource], prompt: &PromptIds, request: &Request) -> Result<Plan, PipelineError> {
         let held = Held { reread: sources.len() > 1, ..Held::default() };
-        let frames = sources.iter().map(|source| Ok((self.lay_out(source)?, held.clone())));
+        let frames = sources.iter().map(|source| Ok((self.lay_out(source)?, source.kind, held.clone())));
         self.plan(frames.collect::<Result<_, PipelineError>>()?, prompt, request)
     }
 
@@ -117,7 +129,10 @@ impl Pipeline {
             let slot = self.slots.get(frame.lease)?;
             let cached = if frame.lazy { Cached::Coarse } else { Cached::Whole };
             let reread = frames.len() > 1 || self.pictured != Some(frame.lease);
-            Ok((slot.layout()?.clone(), Held { cached, reread, regions: slot.regions.clone() }))
+            let layout = slot.layout()?;
+            let may = |view: usize| frame.lazy && !planner::is_coarse(ViewId(view as u8), layout.views().len());
+            let seen = (0..).zip(&frame.tiles_encoded).map(|(view, tiles)| *tiles > 0 || may(view)).collect();
+            Ok((layout.clone(), frame.source.kind, Held { cached, reread, regions: slot.regions.clone(), seen }))
         };
         self.plan(frames.iter().map(held).collect::<Result<_, PipelineError>>()?, prompt, request)
     }
@@ -133,8 +148,10 @@ impl Pipeline {
         Ok(Plan::new(vec![rung], vec![Cached::Nothing], None, self.slowdown(), self.clock.now())?)
     }
 
-    fn plan(&self, frames: Vec<(Layout, Held)>, prompt: &PromptIds, request: &Request) -> Result<Plan, PipelineError> {
-        let (layouts, held): (Vec<Layout>, Vec<Held>) = frames.into_iter().unzip();
+    fn plan(&self, frames: Vec<(Layout, &'static str, Held)>, prompt: &PromptIds, request: &Request) -> Result<Plan, PipelineError> {
+        let decoded: Vec<&'static str> =
+            frames.iter().filter(|(.., held)| held.cached == Cached::Nothing || held.reread).map(|frame| frame.1).collect();
+        let (layouts, held): (Vec<Layout>, Vec<Held>) = frames.into_iter().map(|(layout, _, held)| (layout, held)).unzip();
         let (wanted, allowed) = (layouts.len(), self.profile.frame.slots.min(planner::MAX_FRAMES));
         if layouts.is_empty() || wanted > allowed {
             return Err(PlannerError::Frames { wanted, allowed }.into());
@@ -143,6 +160,10 @@ impl Pipeline {
             return Err(PlannerError::EncodeMap { found: self.partition.id().to_owned() }.into());
         }
         let costs = self.costs_now(request.deadline.is_some())?;
+        let unknown = self.unknown_kind(&decoded);
+        if let (Some(unknown), Some(_)) = (&unknown, request.deadline) {
+            return Err(unknown.clone().into());
+        }
         let cached: Vec<Cached> = held.iter().map(|frame| frame.cached).collect();
         let asked = Asked {
             step: planner::asked(request.budget.clone(), request.encode_tiles, request.max_new),
@@ -152,7 +173,10 @@ impl Pipeline {
             frames: held,
             lazy: self.partition.clusters(),
         };
-        let rungs = planner::rungs(&self.profile, &self.manifest, &costs, &layouts, &asked)?;
+        let mut rungs = planner::rungs(&self.profile, &self.manifest, &costs, &layouts, &asked)?;
+        if unknown.is_some() {
+            rungs.iter_mut().for_each(|rung| rung.unmeasured.splice(0..0, [Stage::Decode, Stage::Views]).for_each(drop));
+        }
         let mut plan = Plan::new(rungs, cached, request.deadline, self.slowdown(), self.clock.now())?;
         (plan.selector, plan.mode) = (request.selector, request.mode);
         Ok(plan)
@@ -164,13 +188,21 @@ impl Pipeline {
         let Some(wanted) = self.costs.calibration.as_ref().map(|calibration| &calibration.identity.power_mode) else {
             return Ok(Cow::Borrowed(&self.costs));
         };
-        let found = (self.senses)().power_mode;
+        let readings = (self.senses)();
+        let found = readings.power_mode.filter(|_| !readings.stale);
         let named = |mode: &Option<String>| mode.clone().unwrap_or_else(|| "none".into());
         match (*wanted == found, deadline) {
             (true, _) => Ok(Cow::Borrowed(&self.costs)),
             (false, true) => Err(PlannerError::PowerMode { wanted: named(wanted), found: named(&found) }),
             (false, false) => Ok(Cow::Owned(Costs { model: self.costs.model.clone(), calibration: None })),
         }
+    }
+
+    /// What a calibration says of files of a kind that it hasn't seen decoded.
+    fn unknown_kind(&self, kinds: &[&'static str]) -> Option<PlannerError> {
+        let known = &self.costs.calibration.as_ref()?.kinds;
+        let found = kinds.iter().find(|kind| !known.contains(**kind))?;
+        Some(PlannerError::Kind { wanted: known.iter().cloned().collect::<Vec<_>>().join(" or "), found })
     }
 
     /// How much slower than calibrated the device is by its readings.

@@ -295,12 +295,12 @@ impl Costs {
         }
     }
 
-    /// The calibrated bound on the stage's 99th percentile (of stages at ingest: the 95th). `None` without a calibration.
+    /// The calibrated bound on the stage's 99th percentile (of stages at ingest: the 95th). `None` without a calibration, or one without that stage.
     #[must_use]
     pub fn p99(&self, stage: Stage, job: &Job) -> Option<Millis> {
-        let fit = self.fit(stage)?;
         let nominal = self.model.nominal(stage, job);
-        Some(if nominal == Millis::ZERO { Millis::ZERO } else { fit.bound(nominal) })
+        self.calibration.as_ref()?;
+        if nominal == Millis::ZERO { Some(Millis::ZERO) } else { self.fit(stage).map(|fit| fit.bound(nominal)) }
     }
 }
 

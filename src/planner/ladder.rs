@@ -9,7 +9,10 @@ use serde::Serialize;
 use crate::compress::{Mode, Selector};
 use crate::config::{Budget, Thermal};
 use crate::planner::{PlannerError, Stage, StageTimes};
-use crate::units::{Millis, Readings, Tiles, Tokens};
+use crate::units::{Millis, Readings, Tiles, Tokens, ViewId};
+
+/// What nothing waits for.
+const NEVER: Millis = Millis(f64::INFINITY);
 
 /// What a question may take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -50,6 +53,8 @@ pub struct Rung {
     pub reply: Predicted,
     /// The bound on one step of the decoder.
     pub decoder_step: Millis,
+    /// A view of which it wants tokens though the frame that is there was taken in without it: it can't be done.
+    pub unseen: Option<(ViewId, Tokens)>,
     /// Stages whose usual work here is outside of what the calibration has measured.
     pub unmeasured: Vec<Stage>,
 }
@@ -154,6 +159,9 @@ impl Rung {
     #[must_use]
     pub fn remaining(&self, boundary: Boundary, cached: &[Cached], reply: &Predicted) -> Option<Millis> {
         let mut left = reply.bound?.total();
+        if self.unseen.is_some() {
+            return Some(NEVER);
+        }
         for (number, (frame, &cached)) in self.frames.iter().zip(cached).enumerate() {
             let (own, whole_question) = (frame.own.bound?, frame.question(cached).bound?.total());
             left += match boundary {
@@ -175,6 +183,9 @@ impl Rung {
     /// The bound on everything, of frames that stand as `cached` says.
     #[must_use]
     pub fn total(&self, cached: &[Cached]) -> Option<Millis> {
+        if self.unseen.is_some() {
+            return self.reply.bound.map(|_| NEVER);
+        }
         Some(self.ingest(cached).bound?.total() + self.question(cached).bound?.total())
     }
 }
@@ -221,7 +232,8 @@ impl Plan {
     /// stand.
     ///
     /// # Errors
-    /// [`PlannerError::Deadline`] with the smallest deadline that would do; [`PlannerError::Uncalibrated`] where there is nothing to hold one against.
+    /// [`PlannerError::Unseen`] where no step can be done, or without a deadline the first can't; [`PlannerError::Deadline`] with the smallest deadline that
+    /// would do; [`PlannerError::Uncalibrated`] where there is nothing to hold one against.
     pub fn new(
         rungs: Vec<Rung>,
         cached: Vec<Cached>,
@@ -229,6 +241,12 @@ impl Plan {
         slowdown: f64,
         started: Millis,
     ) -> Result<Self, PlannerError> {
+        let can = |rung: &Rung| rung.unseen.is_none();
+        if let Some((view, wanted)) = rungs.first().and_then(|rung| rung.unseen)
+            && (deadline.is_none() || !rungs.iter().any(can))
+        {
+            return Err(PlannerError::Unseen { view, wanted });
+        }
         let at = match deadline {
             None => 0,
             Some(wanted) => {
@@ -350,6 +368,7 @@ mod tests {
             frames: vec![share],
             reply: times(&[Stage::Prefill, Stage::Generate], question),
             decoder_step: Millis(question),
+            unseen: None,
             unmeasured: Vec::new(),
         }
     }
@@ -448,6 +467,21 @@ mod tests {
         plan.chosen = None;
         plan.step_down(Question(1, Stage::Select), Millis(60.0), 1.0);
         assert_eq!((plan.at, plan.descents.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_step_that_wants_what_was_not_taken_in_is_passed_over() {
+        let mut rungs = ladder();
+        rungs[0].unseen = Some((ViewId(3), Tokens(7)));
+        let there = || vec![Cached::Whole];
+        let refused = PlannerError::Unseen { view: ViewId(3), wanted: Tokens(7) };
+        assert_eq!(Plan::new(rungs.clone(), there(), None, 1.0, Millis(0.0)).err(), Some(refused.clone()));
+        let plan = Plan::new(rungs.clone(), there(), Some(Millis(1e6)), 1.0, Millis(0.0)).unwrap();
+        assert_eq!((plan.at, plan.first), (1, 1));
+        let smallest = Plan::new(rungs.clone(), there(), Some(Millis(1.0)), 1.0, Millis(0.0)).err();
+        assert_eq!(smallest, Some(PlannerError::Deadline { wanted: Millis(1.0), smallest: Millis(50.0) }));
+        rungs.iter_mut().for_each(|rung| rung.unseen = Some((ViewId(3), Tokens(7))));
+        assert_eq!(Plan::new(rungs, there(), Some(Millis(1e6)), 1.0, Millis(0.0)).err(), Some(refused));
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub enum PlannerError {
     Deadline { wanted: Millis, smallest: Millis },
     #[error("deadline: wanted power mode {wanted}, which was calibrated, found {found}")]
     PowerMode { wanted: String, found: String },
+    #[error("deadline: wanted {wanted}, whose decoding was calibrated, found {found}: `uhr-edge qualify --frames` measures others")]
+    Kind { wanted: String, found: &'static str },
     #[error("deadline: wanted a calibration of this device with this model, found none: `uhr-edge qualify` makes one")]
     Uncalibrated,
     #[error("memory: the plan needs {wanted}, the profile's limit is {allowed}")]

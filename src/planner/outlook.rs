@@ -20,6 +20,8 @@ pub struct Outlook {
     pub first: Predicted,
     /// The frame is in its slot.
     pub second: Predicted,
+    /// Stages of a size that the calibration has not measured.
+    pub unmeasured: Vec<Stage>,
     /// Operations of the networks, of a first question; a second has none of the stages at ingest.
     flop: [f64; 9],
 }
@@ -54,7 +56,7 @@ pub fn outlook(
     let Shares { rung, ingest, question } = work.shares(&asked.step)?;
     let flop = Stage::ALL.map(|stage| costs.model.model.effort(stage, if stage.at_ingest() { &ingest } else { &question }).0);
     let (ingest, second) = (rung.ingest(&[Cached::Nothing]), rung.question(&[Cached::Nothing]));
-    Ok(Outlook { text, new, first: ingest + second, second, flop })
+    Ok(Outlook { text, new, first: ingest + second, second, unmeasured: rung.unmeasured, flop })
 }
 
 #[cfg(test)]

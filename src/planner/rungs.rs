@@ -28,8 +28,9 @@ pub struct Held {
     pub cached: Cached,
     /// Its file is read again before fine tiles are encoded: another frame's views stand where its own did, or will.
     pub reread: bool,
-    /// Of a frame that is there: regions of each view.
+    /// Of a frame that is there: regions of each view, and whether it was taken in, or may be looked at yet.
     pub regions: Vec<usize>,
+    pub seen: Vec<bool>,
 }
 
 /// The step that a question asks for.
@@ -138,6 +139,7 @@ impl<M: Model> Work<'_, M> {
     pub fn shares(&self, step: &Step) -> Result<Shares, PlannerError> {
         let mut frames = Vec::with_capacity(self.layouts.len());
         let (mut ingest, mut question, mut usual) = (Job::default(), Job::default(), Vec::new());
+        let mut unseen = None;
         for (number, layout) in self.layouts.iter().enumerate() {
             let budget = self.budget(step, number)?;
             let lazy = lazy_tiles(layout, &budget, step.encode_tiles)?;
@@ -146,16 +148,19 @@ impl<M: Model> Work<'_, M> {
             let [coarse, whole] = [false, true].map(|fine| self.ingest(layout, &budget, fine));
             let of_file = |job: Job| if file { self.predicted(&job, &job) } else { self.nothing() };
             let own = self.own(number, layout, &budget)?;
-            let fine = match held.cached {
-                Cached::Whole => self.nothing(),
-                Cached::Nothing | Cached::Coarse => self.predicted_of(&self.fine(number, layout, &budget, lazy)),
-            };
+            let fine = self.fine(number, layout, &budget, lazy);
             ingest = ingest + whole;
             question = question + own.usual;
             if file {
                 usual.push(if lazy.is_some() { coarse } else { whole });
             }
             usual.push(own.usual);
+            if lazy.is_some() || held.cached == Cached::Coarse {
+                usual.push(fine.usual);
+            }
+            let missing = taken(layout, &budget).find(|view| !file && !held.seen[view.id.index()]);
+            unseen = unseen.or(missing.map(|view| (view.id, budget.per_view()[view.id.index()])));
+            let fine = if held.cached == Cached::Whole { self.nothing() } else { self.predicted_of(&fine) };
             frames.push(FrameShare {
                 lazy: lazy.is_some(),
                 coarse: of_file(coarse),
@@ -176,6 +181,7 @@ impl<M: Model> Work<'_, M> {
             frames,
             reply: self.predicted_of(&reply),
             decoder_step: calibration.map_or(one, |calibration| Millis(calibration.step_bound_ms).max(one)),
+            unseen,
             unmeasured: Stage::ALL.into_iter().filter(|&stage| usual.iter().any(|job| !self.costs.has_seen(stage, job))).collect(),
         };
         Ok(Shares { rung, ingest, question })
@@ -212,11 +218,16 @@ impl<M: Model> Work<'_, M> {
     fn fine(&self, number: usize, layout: &Layout, budget: &Budget, lazy: Option<Tiles>) -> Span {
         let held = &self.asked.frames[number];
         let (_, all) = tiles(layout, budget);
+        let tile_tokens = self.model.shape().tile_grid().pow(2) as u64;
         let most = lazy.unwrap_or(Tiles(all));
-        // At most these are not in the slot yet; their tokens, in the finest view, are what is clustered.
-        let tokens = u64::from(most.0) * self.model.shape().tile_grid().pow(2) as u64;
+        // At most these are not in the slot yet; their tokens, in the fine view with the most clusters, are what is clustered, with those of padding where
+        // the policy keeps them.
+        let views = layout.views().len();
+        let fine = || taken(layout, budget).filter(|view| !is_coarse(view.id, views));
+        let kept = |view: &ViewLayout| (view.unmasked_tokens().get() as u64).saturating_sub(view.encoded_tile_count() as u64 * tile_tokens);
+        let tokens = u64::from(most.0) * tile_tokens + fine().map(kept).sum::<u64>();
         let again = if held.reread && most.0 > 0 { pixels(layout) } else { 0 };
-        let clustered = self.product(layout.finest(), budget, tokens);
+        let clustered = if most.0 > 0 { fine().map(|view| self.product(view, budget, tokens)).max().unwrap_or(0) } else { 0 };
         let worst = Job { tiles: most, clustered, pixels: again, digested: again, ..Job::default() };
         let usual = match (held.cached, &self.costs.calibration) {
             (Cached::Coarse, Some(calibration)) => Tiles((f64::from(most.0) * calibration.tiles_share).round() as u32),
@@ -231,17 +242,18 @@ impl<M: Model> Work<'_, M> {
         let views = layout.views().len();
         let candidates: Tokens = taken(layout, budget).map(ViewLayout::unmasked_tokens).sum();
         let job = Job { anchor: layout.views()[0].unmasked_tokens() + self.asked.text, frames: 1, candidates, ..Job::default() };
-        // Coverage clusters a view again whose budget is below its regions; fine views of a frame with coarse ones have regions for this very budget.
+        // Coverage clusters a view again whose budget is below its regions; fine views of a frame with coarse ones have them for the step that they were looked
+        // at under.
         let mut again = 0;
         if self.asked.mode == Mode::Coverage {
             let first = self.budget(&self.asked.step, number)?;
             let (rule, most) = (self.model.policy().clusters, self.profile.compression.clusters);
             let regions = |view: &ViewLayout| match held.cached {
-                Cached::Nothing => clusters(rule, most, first.per_view()[view.id.index()]),
-                _ => held.regions[view.id.index()],
+                Cached::Coarse if is_coarse(view.id, views) => held.regions[view.id.index()],
+                Cached::Whole => held.regions[view.id.index()],
+                Cached::Nothing | Cached::Coarse => clusters(rule, most, first.per_view()[view.id.index()]),
             };
-            let whole = taken(layout, budget).filter(|view| held.cached != Cached::Coarse || is_coarse(view.id, views));
-            let over = whole.filter(|view| regions(view) > budget.per_view()[view.id.index()].get());
+            let over = taken(layout, budget).filter(|view| regions(view) > budget.per_view()[view.id.index()].get());
             again = over.map(|view| self.product(view, budget, u64::from(view.unmasked_tokens().0))).sum();
         }
         let share = self.costs.calibration.as_ref().map_or(0.0, |calibration| calibration.projected_share);
@@ -266,10 +278,13 @@ impl<M: Model> Work<'_, M> {
     /// Of the stages that have work.
     fn predicted(&self, usual: &Job, worst: &Job) -> Predicted {
         let costs = self.costs;
-        Predicted {
-            p50: StageTimes::of(|stage| costs.p50(stage, usual)),
-            bound: costs.calibration.as_ref().map(|_| StageTimes::of(|stage| costs.p99(stage, worst).unwrap_or_default())),
-        }
+        let mut all = true;
+        let bound = StageTimes::of(|stage| {
+            let bound = costs.p99(stage, worst);
+            all &= bound.is_some();
+            bound.unwrap_or_default()
+        });
+        Predicted { p50: StageTimes::of(|stage| costs.p50(stage, usual)), bound: all.then_some(bound) }
     }
 
     fn nothing(&self) -> Predicted {

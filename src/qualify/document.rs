@@ -105,6 +105,8 @@ pub struct MemoryUse {
     pub planned: Bytes,
     /// Largest resident set; null where the system doesn't tell.
     pub peak: Option<Bytes>,
+    /// Most of the card's memory that was in use, by whatever; null where there is no card that tells.
+    pub device_peak: Option<Bytes>,
     pub limit: Bytes,
     pub lines: Vec<(&'static str, Bytes)>,
 }
@@ -170,6 +172,7 @@ impl Qualification {
         let memory = MemoryUse {
             planned: map.total(),
             peak: measured.peak,
+            device_peak: measured.board.iter().filter_map(|sample| sample.readings.device_memory).max(),
             limit: pipeline.profile().memory_limit,
             lines: map.lines.iter().map(|line| (line.what, line.bytes)).collect(),
         };

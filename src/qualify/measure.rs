@@ -1,5 +1,6 @@
 //! The measurements: ingests and questions under every step of the ladder, then fresh questions against what was predicted of them.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use rand_chacha::ChaCha8Rng;
@@ -196,7 +197,7 @@ pub fn measure(
     let empty = |step: &Step| StepTimes { step: step.clone(), totals: Vec::new(), spent: Vec::new(), over_budget: 0 };
     let mut of_steps: Vec<StepTimes> = steps.iter().map(empty).collect();
     let (mut ingests, mut ingest_spent, mut board) = (Vec::new(), Vec::new(), Vec::new());
-    let mut peak = None;
+    let (mut peak, mut kinds) = (None, BTreeSet::new());
     let all = (rounds.len() + settings.fresh.div_ceil(ON_A_FRESH)) as f64;
     let mut look = |around: &mut Around<'_>, done: usize| {
         board.push(Sample { at: around.clock.now() - begun, readings: (around.readings)() });
@@ -212,6 +213,7 @@ pub fn measure(
             ingests.push(around.clock.now() - start);
         }
         ingest_spent.push(spent);
+        kinds.insert(frame.source.kind.to_owned());
         for _ in 0..questions {
             let question = &settings.questions[choices.below(settings.questions.len())];
             let taken = ask(pipeline, &frame, question, &steps[at])?;
@@ -220,7 +222,7 @@ pub fn measure(
             of_steps[at].over_budget += usize::from(!taken.within);
         }
     }
-    let calibration = calibrate(identity, &ingest_spent, &of_steps);
+    let calibration = calibrate(identity, kinds, &ingest_spent, &of_steps);
     let mut fresh = Fresh::default();
     if settings.fresh > 0 {
         pipeline.calibrate(Some(calibration.clone()));
@@ -263,8 +265,8 @@ impl Fresh {
 }
 
 /// The calibration that `ingests` and the questions of `steps` make.
-fn calibrate(identity: Identity, ingests: &[Spent], steps: &[StepTimes]) -> Calibration {
-    let questions = || steps.iter().flat_map(|step| &step.spent);
+fn calibrate(identity: Identity, kinds: BTreeSet<String>, ingests: &[Spent], steps_of_ladder: &[StepTimes]) -> Calibration {
+    let questions = || steps_of_ladder.iter().flat_map(|step| &step.spent);
     let pairs = |spent: &mut dyn Iterator<Item = &Spent>, stage: Stage| -> Vec<(Millis, Millis)> {
         let all = spent.map(|spent| (spent.nominal.get(stage), spent.measured.get(stage)));
         all.filter(|(nominal, _)| nominal.0 > 0.0).collect()
@@ -274,7 +276,7 @@ fn calibrate(identity: Identity, ingests: &[Spent], steps: &[StepTimes]) -> Cali
         let groups: Vec<_> = if stage.at_ingest() {
             vec![pairs(&mut ingests.iter().chain(questions()), stage)]
         } else {
-            steps.iter().map(|step| pairs(&mut step.spent.iter(), stage)).collect()
+            steps_of_ladder.iter().map(|step| pairs(&mut step.spent.iter(), stage)).collect()
         };
         // What was measured often enough for the 99th percentile is held to that one.
         let enough = groups.iter().all(|group| group.len() >= needed(0.99));
@@ -287,12 +289,16 @@ fn calibrate(identity: Identity, ingests: &[Spent], steps: &[StepTimes]) -> Cali
     let shares = questions().filter(|spent| spent.candidates.0 > 0);
     let projected_share = median(shares.map(|spent| f64::from(spent.projected.0) / f64::from(spent.candidates.0)).collect());
     // Coarse tiles are a small part of a step's; the share is of all that it may have encoded.
-    let lazy = steps.iter().filter_map(|step| Some((f64::from(step.step.encode_tiles?.0), &step.spent)));
+    let lazy = steps_of_ladder.iter().filter_map(|step| Some((f64::from(step.step.encode_tiles?.0), &step.spent)));
     let tiles_share = median(lazy.flat_map(|(most, spent)| spent.iter().map(move |spent| f64::from(spent.tiles.0) / most)).collect());
     let steps = median(questions().map(|spent| f64::from(spent.steps.0)).collect());
-    // Of each answer the longest step: what is above the 99th percentile of those is above that of all steps.
-    let mut longest: Vec<f64> = questions().filter(|spent| spent.steps.0 > 0).map(|spent| spent.longest_step.0).collect();
-    let most = longest.iter().copied().fold(0.0, f64::max);
-    let step_bound_ms = upper_bound(&mut longest, 0.99).unwrap_or(most);
-    Calibration { format: 1, identity, stages: stages.collect(), projected_share, tiles_share, steps, step_bound_ms }
+    // Of each answer the longest step: what is above the 99th percentile of those is above that of all its steps.
+    let bounds = steps_of_ladder.iter().map(|step| {
+        let stepped = step.spent.iter().filter(|spent| spent.steps.0 > 0);
+        let mut longest: Vec<f64> = stepped.map(|spent| spent.longest_step.0).collect();
+        let most = longest.iter().copied().fold(0.0, f64::max);
+        upper_bound(&mut longest, 0.99).unwrap_or(most)
+    });
+    let step_bound_ms = bounds.fold(0.0, f64::max);
+    Calibration { format: 1, identity, kinds, stages: stages.collect(), projected_share, tiles_share, steps, step_bound_ms }
 }

@@ -202,8 +202,11 @@ impl Flight<'_> {
         }
         // From a third of the least that would do to three times the most.
         let free = match self.plan(&new, &prompt, &request) {
-            // Of what was encoded for a small step, more can't be had; so it is when two frames share one tile budget.
-            Err(PipelineError::Planner(error)) => return self.refused(&error),
+            // What was taken in for a small step hasn't what this question wants: its frame is taken in again.
+            Err(PipelineError::Planner(PlannerError::Unseen { .. })) => {
+                new.push(open(&self.pipeline, &settings.frames[0])?);
+                self.plan(&new, &prompt, &request)?
+            }
             plan => plan?,
         };
         let heat = self.heat();
@@ -228,18 +231,12 @@ impl Flight<'_> {
                 }
                 Ok(())
             }
-            Err(PipelineError::Planner(error)) => self.refused(&error),
+            Err(PipelineError::Planner(PlannerError::PowerMode { .. })) => {
+                self.result.other_mode += 1;
+                Ok(())
+            }
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// A refusal that has nothing to do with time.
-    fn refused(&mut self, error: &PlannerError) -> Result<(), QualifyError> {
-        match error {
-            PlannerError::PowerMode { .. } => self.result.other_mode += 1,
-            error => return Err(PipelineError::from(error.clone()).into()),
-        }
-        Ok(())
     }
 
     fn answer(&mut self, new: Vec<FrameSource>, prompt: PromptIds, mut plan: Plan) -> Result<(), QualifyError> {

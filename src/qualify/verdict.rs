@@ -1,5 +1,7 @@
 //! What was measured, held against the profile's limits.
 
+use std::collections::BTreeSet;
+
 use crate::config::Qualification as Limits;
 use crate::planner::Step;
 use crate::qualify::document::{Distribution, Fresh, MemoryUse, Outcome, Sample, StepResult, Verdict};
@@ -39,6 +41,9 @@ pub fn verdicts(
     let (planned, limit) = (memory.planned.mib(), memory.limit.mib());
     let outcome = within.map_or(Outcome::NotShown, met);
     add("memory", format!("{planned:.0} MiB planned and 10 %, {limit:.0} MiB in all"), format!("peak {peak}"), outcome);
+    if let Some(peak) = memory.device_peak {
+        add("device memory", format!("{limit:.0} MiB"), format!("peak {:.0} MiB", peak.mib()), met(peak <= memory.limit));
+    }
     if let Some(first) = steps.first() {
         let (limit, found, outcome) = held(&first.distribution, limits.question);
         add("question, 99th percentile", limit, found, outcome);
@@ -58,6 +63,11 @@ pub fn verdicts(
         (Some(limit), Some(hottest)) => met(hottest <= limit),
     };
     add("temperature", limits.temperature.map_or_else(|| "none set".into(), |limit| limit.to_string()), found, outcome);
+    let modes: BTreeSet<&str> = board.iter().filter_map(|sample| sample.readings.power_mode.as_deref()).collect();
+    if !modes.is_empty() {
+        let found = modes.iter().copied().collect::<Vec<_>>().join(", ");
+        add("power mode", "one all along".into(), found, met(modes.len() == 1));
+    }
     let shown = fresh.n > 0;
     let judged = |good| if shown { met(good) } else { Outcome::NoLimit };
     let found = if shown {

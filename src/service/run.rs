@@ -206,7 +206,7 @@ impl Service {
                 Some(_) => break Ok(()),
                 None => {}
             }
-            if let Some(thread) = threads.any_ended() {
+            if let Some(thread) = threads.any_ended().or_else(|| clerk.is_finished().then_some("clerk")) {
                 break Err(ServiceError::Thread { thread });
             }
         };

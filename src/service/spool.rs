@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::config::Digest;
-use crate::journal::{Asked, Desk, FileMark, FrameRef, Origin, Outcome, Priority, Progress, Refused};
+use crate::journal::{Asked, Desk, FileMark, FrameRef, Origin, Outcome, Priority, Progress};
 use crate::service::log::Log;
 use crate::units::{Millis, QuestionId, Tiles, Tokens};
 
@@ -66,11 +66,22 @@ impl Spool {
 
     /// Looks until `stop` is set.
     pub fn run(mut self, stop: &AtomicBool) {
+        self.sweep();
         while !stop.load(Ordering::Relaxed) {
             if let Err(error) = self.look() {
                 self.log.debug(&format!("spool {}: {error}", self.folder.display()));
             }
             std::thread::sleep(PERIOD);
+        }
+    }
+
+    /// Answers that an earlier run had begun to write go.
+    fn sweep(&self) {
+        for file in std::fs::read_dir(self.folder.join("answers")).into_iter().flatten().flatten() {
+            let name = file.file_name().to_string_lossy().into_owned();
+            if name.starts_with('.') && name.ends_with(".part") {
+                let _ = std::fs::remove_file(file.path());
+            }
         }
     }
 
@@ -118,7 +129,7 @@ impl Spool {
                 self.answered(path, id)
             }
             // It waits as long as there is no room, or no frame yet.
-            Err(Refused::Full { .. } | Refused::Stopping | Refused::NoRoom(_) | Refused::Journal(_) | Refused::NoneYet) => Ok(()),
+            Err(error) if error.passes() => Ok(()),
             Err(error) => self.answer(path, None, &refused(error.code(), error.to_string())),
         }
     }

@@ -86,10 +86,19 @@ impl Place {
 
     /// Hands a question in through the spool.
     pub fn ask(&self, name: &str, question: &Value) {
+        self.write(name, question);
+        self.hand_in(name);
+    }
+
+    /// Writes a question under a name that the spool leaves alone.
+    pub fn write(&self, name: &str, question: &Value) {
         std::fs::create_dir_all(self.spool()).unwrap();
-        let hidden = self.spool().join(format!(".{name}"));
-        std::fs::write(&hidden, question.to_string()).unwrap();
-        std::fs::rename(hidden, self.spool().join(format!("{name}.json"))).unwrap();
+        std::fs::write(self.spool().join(format!(".{name}")), question.to_string()).unwrap();
+    }
+
+    /// Gives it its name.
+    pub fn hand_in(&self, name: &str) {
+        std::fs::rename(self.spool().join(format!(".{name}")), self.spool().join(format!("{name}.json"))).unwrap();
     }
 
     /// The answer in the spool, once it is there.
@@ -172,4 +181,31 @@ pub fn frame(number: u32) -> Vec<u8> {
     let text = number.to_be_bytes();
     bytes.splice(2..2, [0xff, 0xfe, 0, 6].into_iter().chain(text));
     bytes
+}
+
+/// A small file system of its own, where the test may make one.
+pub struct Small(PathBuf);
+
+impl Small {
+    pub fn mount(at: &Path) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "none"]).arg(at).status();
+        mounted.is_ok_and(|status| status.success()).then(|| Self(at.to_owned()))
+    }
+
+    /// Fills it up to the last byte.
+    pub fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
+        while std::io::Write::write_all(&mut file, &[1; 1 << 10]).is_ok() {}
+    }
+
+    pub fn empty(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-l"]).arg(&self.0).status();
+    }
 }

@@ -172,7 +172,7 @@ fn looked(sizes: &[(u32, u32)]) -> Value {
         let grid = |view: u32, cells: u32, every: u32| {
             let side = w.max(h) / f64::from(cells);
             (0..cells * cells)
-                .filter(move |cell| (cell * 7 + cell / cells * 3) % every == 0)
+                .filter(move |cell| (cell * 7 + cell / cells * 3).is_multiple_of(every))
                 .map(move |cell| (f64::from(cell % cells) * side, f64::from(cell / cells) * side, side))
                 .filter(move |(x, y, _)| *x < w && *y < h)
                 .map(move |(x, y, side)| json!({ "view": view, "x": x, "y": y, "w": side.min(w - x), "h": side.min(h - y) }))

@@ -28,6 +28,7 @@ pub(super) fn document(outlook: &Outlook, layout: &Layout) -> Value {
         "floors": outlook.first.bound.is_none(),
         "first": question(&outlook.first),
         "second": question(&outlook.second),
+        "unmeasured": outlook.unmeasured,
         "tflop": tflop,
     })
 }
@@ -55,6 +56,10 @@ pub(super) fn print(text: &mut String, outlook: &Outlook, layout: &Layout, costs
             );
             let _ = writeln!(text, "({}); decode, views, regions and select as two cores of an x86-64 need", device.source);
         }
+    }
+    if !outlook.unmeasured.is_empty() {
+        let names: Vec<&str> = outlook.unmeasured.iter().map(|stage| stage.name()).collect();
+        let _ = writeln!(text, "of a size that was not measured, and in proportion to the nearest that was: {}", names.join(", "));
     }
     let ms = |time: Millis| if time == Millis::ZERO { "-".to_owned() } else { format!("{:.1}", time.0) };
     let columns = |predicted: &Predicted, of: &dyn Fn(&StageTimes) -> Millis| match &predicted.bound {

@@ -218,7 +218,7 @@ impl Gguf {
         }
     }
 
-    fn tensor_error(&self, name: &str, wanted: &str, found: &str) -> DecoderError {
+    pub fn tensor_error(&self, name: &str, wanted: &str, found: &str) -> DecoderError {
         DecoderError::Tensor { path: self.path.clone(), tensor: name.to_owned(), wanted: wanted.to_owned(), found: found.to_owned() }
     }
 

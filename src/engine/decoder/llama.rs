@@ -1,4 +1,5 @@
-//! The llama architecture: RMSNorm, rotary positions on adjacent pairs, grouped-query attention, SwiGLU.
+//! The llama architecture and Qwen2's: RMSNorm, rotary positions, grouped-query attention, SwiGLU. Qwen2 adds to queries, keys and values, and rotates the two
+//! halves of a head against each other where llama's files have adjacent pairs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,14 +8,25 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::arena::KvCache;
 use crate::config::ImportanceRows;
-use crate::engine::decoder::gguf::{Gguf, Located, Value};
-use crate::engine::decoder::{Decoder, DecoderError, DecoderShape, Segment};
+use crate::engine::decoder::gguf::{Gguf, Located};
+use crate::engine::decoder::rope::Rope;
+use crate::engine::decoder::{Decoder, DecoderError, DecoderShape, Pairs, Segment};
 use crate::kernels::{Head, Isa, Pool, attention, attention_scratch, attention_weights, matmul, matmul_scratch};
 use crate::units::{Bytes, Tokens};
 
 /// Positions that go through the layers together.
 const CHUNK: usize = 64;
 const MAX_HEAD_DIM: u32 = 256;
+
+/// What is different from one architecture to the other: the name that its keys begin with, pairs, and whether queries, keys and values are added to.
+struct Family {
+    name: &'static str,
+    pairs: Pairs,
+    biases: bool,
+}
+
+const FAMILIES: [Family; 2] =
+    [Family { name: "llama", pairs: Pairs::Adjacent, biases: false }, Family { name: "qwen2", pairs: Pairs::Halves, biases: true }];
 
 struct Layer {
     attn_norm: Vec<f32>,
@@ -26,6 +38,8 @@ struct Layer {
     gate: Located,
     up: Located,
     down: Located,
+    /// Added to queries, keys and values; empty where nothing is.
+    biases: [Vec<f32>; 3],
 }
 
 /// Buffers of a chunk, made at load.
@@ -57,8 +71,7 @@ pub struct Llama {
     output: Located,
     output_norm: Vec<f32>,
     epsilon: f32,
-    /// `cos` and `sin` are made from these: one a rotated pair.
-    frequencies: Vec<f32>,
+    rope: Rope,
     work: Work,
     isa: Isa,
     pool: Arc<Pool>,
@@ -72,54 +85,55 @@ impl Llama {
     pub fn load(path: &Path, positions: Tokens, pool: Arc<Pool>) -> Result<Self, DecoderError> {
         let file = Gguf::open(path)?;
         let architecture = file.text("general.architecture")?;
-        if architecture != "llama" {
-            return Err(file.key_error("general.architecture", "llama", file.value("general.architecture")));
-        }
-        if let Some(scaling) = file.value("llama.rope.scaling.type")
-            && *scaling != Value::Text("none".into())
-        {
-            return Err(file.key_error("llama.rope.scaling.type", "none", Some(scaling)));
-        }
-        let heads = file.count("llama.attention.head_count", 1..=256)?;
-        let kv_heads = file.count_or("llama.attention.head_count_kv", 1..=256, heads)?;
-        let hidden = file.count("llama.embedding_length", 32..=1 << 16)?;
-        if !heads.is_multiple_of(kv_heads) {
-            let wanted = format!("a divisor of {heads} heads");
-            return Err(file.key_error("llama.attention.head_count_kv", &wanted, file.value("llama.attention.head_count_kv")));
-        }
-        let key_length = "llama.attention.key_length";
-        let head_dim = if hidden.is_multiple_of(heads) {
-            file.count_or(key_length, 2..=MAX_HEAD_DIM, hidden / heads)?
-        } else {
-            file.count(key_length, 2..=MAX_HEAD_DIM)?
+        let Some(Family { name, pairs, biases }) = FAMILIES.iter().find(|family| family.name == architecture) else {
+            return Err(file.key_error("general.architecture", "llama or qwen2", file.value("general.architecture")));
         };
-        let rotary = file.count_or("llama.rope.dimension_count", 2..=MAX_HEAD_DIM, head_dim)?;
+        let key = |part: &str| format!("{name}.{part}");
+        let heads = file.count(&key("attention.head_count"), 1..=256)?;
+        let of_kv = key("attention.head_count_kv");
+        let kv_heads = file.count_or(&of_kv, 1..=256, heads)?;
+        let hidden = file.count(&key("embedding_length"), 32..=1 << 16)?;
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(file.key_error(&of_kv, &format!("a divisor of {heads} heads"), file.value(&of_kv)));
+        }
+        let key_length = key("attention.key_length");
+        let head_dim = if hidden.is_multiple_of(heads) {
+            file.count_or(&key_length, 2..=MAX_HEAD_DIM, hidden / heads)?
+        } else {
+            file.count(&key_length, 2..=MAX_HEAD_DIM)?
+        };
+        let rotated = key("rope.dimension_count");
+        let rotary = file.count_or(&rotated, 2..=MAX_HEAD_DIM, head_dim)?;
         if rotary > head_dim || !rotary.is_multiple_of(2) || head_dim > MAX_HEAD_DIM as usize {
             let wanted = format!("an even number up to the head's {head_dim} values, at most {MAX_HEAD_DIM}");
-            return Err(file.key_error("llama.rope.dimension_count", &wanted, file.value("llama.rope.dimension_count")));
+            return Err(file.key_error(&rotated, &wanted, file.value(&rotated)));
         }
         let (_, vocab) = file.sides("token_embd.weight")?;
         let shape = DecoderShape {
-            layers: file.count("llama.block_count", 1..=512)?,
+            layers: file.count(&key("block_count"), 1..=512)?,
             heads,
             kv_heads,
             head_dim,
             hidden,
-            ffn: file.count("llama.feed_forward_length", 32..=1 << 20)?,
+            ffn: file.count(&key("feed_forward_length"), 32..=1 << 20)?,
             vocab,
-            context: file.count("llama.context_length", 1..=1 << 24)?,
+            context: file.count(&key("context_length"), 1..=1 << 24)?,
         };
         let embedding = file.locate("token_embd.weight", vocab, hidden)?;
         let output = if file.has("output.weight") { file.locate("output.weight", vocab, hidden)? } else { embedding };
-        let vector = |name: &str| {
-            let located = file.locate(name, 1, hidden)?;
-            let mut values = vec![0.0; hidden];
+        let vector_of = |name: &str, len: usize| {
+            let located = file.locate(name, 1, len)?;
+            let mut values = vec![0.0; len];
             file.matrix(&located).row(0, &mut values);
             Ok::<_, DecoderError>(values)
         };
+        let vector = |name: &str| vector_of(name, hidden);
         let (q_width, kv_width) = (heads * head_dim, shape.kv_width());
         let layer = |number: usize| {
             let name = |part: &str| format!("blk.{number}.{part}.weight");
+            let bias = |part: &str, len: usize| {
+                if *biases { vector_of(&format!("blk.{number}.{part}.bias"), len) } else { Ok(Vec::new()) }
+            };
             Ok::<_, DecoderError>(Layer {
                 attn_norm: vector(&name("attn_norm"))?,
                 ffn_norm: vector(&name("ffn_norm"))?,
@@ -130,13 +144,13 @@ impl Llama {
                 gate: file.locate(&name("ffn_gate"), shape.ffn, hidden)?,
                 up: file.locate(&name("ffn_up"), shape.ffn, hidden)?,
                 down: file.locate(&name("ffn_down"), hidden, shape.ffn)?,
+                biases: [bias("attn_q", q_width)?, bias("attn_k", kv_width)?, bias("attn_v", kv_width)?],
             })
         };
         let layers = (0..shape.layers).map(layer).collect::<Result<Vec<_>, _>>()?;
         let output_norm = vector("output_norm.weight")?;
-        let base = file.positive_or("llama.rope.freq_base", Some(10_000.0))?;
-        let epsilon = file.positive_or("llama.attention.layer_norm_rms_epsilon", None)?;
-        let frequencies = (0..rotary / 2).map(|pair| (f64::from(base).powf(-2.0 * pair as f64 / rotary as f64)) as f32).collect();
+        let epsilon = file.positive_or(&key("attention.layer_norm_rms_epsilon"), None)?;
+        let rope = Rope::load(&file, name, rotary, *pairs)?;
         let positions = positions.get().min(shape.context);
         let work = Work::new(&shape, positions, pool.threads());
         let isa = Isa::detect();
@@ -148,7 +162,7 @@ impl Llama {
             output,
             output_norm,
             epsilon,
-            frequencies,
+            rope,
             work,
             isa,
             pool,
@@ -198,11 +212,13 @@ impl Llama {
         let (q, k) = (self.layers[layer].q, self.layers[layer].k);
         self.product(&k, Buffer::Normed, Buffer::K, rows);
         let (kv_width, q_width) = (self.shape.kv_width(), self.shape.heads * dim);
-        rotate(&mut self.work.k[..rows * kv_width], kv_width, dim, first, &self.frequencies);
+        add_each(&mut self.work.k[..rows * kv_width], &self.layers[layer].biases[1]);
+        self.rope.rotate(&mut self.work.k[..rows * kv_width], kv_width, dim, first);
         kv.put_keys(layer, first, &self.work.k[..rows * kv_width]);
         if queries {
             self.product(&q, Buffer::Normed, Buffer::Q, rows);
-            rotate(&mut self.work.q[..rows * q_width], q_width, dim, first, &self.frequencies);
+            add_each(&mut self.work.q[..rows * q_width], &self.layers[layer].biases[0]);
+            self.rope.rotate(&mut self.work.q[..rows * q_width], q_width, dim, first);
         }
     }
 
@@ -214,6 +230,7 @@ impl Llama {
             (layer.v, layer.o, layer.gate, layer.up, layer.down)
         };
         self.product(&v, Buffer::Normed, Buffer::V, rows);
+        add_each(&mut self.work.v[..rows * self.shape.kv_width()], &self.layers[layer].biases[2]);
         kv.put_values(layer, first, &self.work.v[..rows * self.shape.kv_width()]);
         self.mix(kv, layer, first, rows);
         let (hidden, ffn) = (self.shape.hidden, self.shape.ffn);
@@ -468,16 +485,9 @@ fn add(to: &mut [f32], from: &[f32]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
 }
 
-/// Rotates adjacent pairs of each head's first values by the position times the pair's frequency.
-fn rotate(rows: &mut [f32], width: usize, dim: usize, first: usize, frequencies: &[f32]) {
-    for (row, values) in rows.chunks_exact_mut(width).enumerate() {
-        for (pair, frequency) in frequencies.iter().enumerate() {
-            let (sin, cos) = ((first + row) as f32 * frequency).sin_cos();
-            for head in values.chunks_exact_mut(dim) {
-                let (a, b) = (head[2 * pair], head[2 * pair + 1]);
-                head[2 * pair] = a * cos - b * sin;
-                head[2 * pair + 1] = a * sin + b * cos;
-            }
-        }
+/// Adds `bias` to each row; nothing where it is empty.
+fn add_each(rows: &mut [f32], bias: &[f32]) {
+    if !bias.is_empty() {
+        rows.chunks_exact_mut(bias.len()).for_each(|row| add(row, bias));
     }
 }

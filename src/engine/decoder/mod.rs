@@ -1,4 +1,4 @@
-//! The language model on the CPU: GGUF files of the llama architecture, int4 weights, keys and values in the caller's cache.
+//! The language model on the CPU: GGUF files of the llama and Qwen2 architectures, int4 weights, keys and values in the caller's cache.
 //!
 //! # Why
 //! UHR-BAT needs what no runtime offers together: rows given in place of ids, the attention of one layer, and memory that never grows. A
@@ -6,6 +6,7 @@
 
 mod gguf;
 mod llama;
+mod rope;
 
 use std::path::PathBuf;
 
@@ -42,6 +43,15 @@ pub enum DecoderError {
     Device { doing: &'static str, source: ShimError },
     #[error("interface layer {found}: wanted 1 to {layers}")]
     Layer { found: usize, layers: usize },
+}
+
+/// Which values of a head are rotated together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairs {
+    /// 2i and 2i + 1.
+    Adjacent,
+    /// i and i + half of what is rotated.
+    Halves,
 }
 
 /// Sizes of a decoder.

@@ -219,7 +219,7 @@ mod tests {
     fn a_picture_is_borrowed_from_the_body() {
         let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":[{PICTURE}]}}]}}"#);
         let chat = Chat::parse(body.as_bytes()).unwrap();
-        let Some(Content::Parts(parts)) = &chat.messages[0].content else { panic!("no parts") };
+        let Some(Content::Parts(parts)) = &chat.messages.0[0].content else { panic!("no parts") };
         assert!(matches!(parts.0[0].image_url.as_ref().unwrap().url, Cow::Borrowed(_)));
     }
 
@@ -239,7 +239,7 @@ mod tests {
             (messages(r#"[{"role":"user","content":[{"type":"image_url","image_url":{"url":"http://a/b"}}]}]"#), "nothing is fetched"),
             (messages(r#"[{"role":"user","content":7}]"#), "expected text, or an array of parts"),
             (messages(&format!(r#"[{{"role":"user","content":[{}]}}]"#, [PICTURE; 5].join(","))), "found 5"),
-            (messages(&format!(r#"[{{"role":"user","content":[{}]}}]"#, [PICTURE; 65].join(","))), "at most 64 parts"),
+            (messages(&format!(r#"[{{"role":"user","content":[{}]}}]"#, [PICTURE; 65].join(","))), "at most 64 of them"),
             (with(r#","n":2"#), "n: wanted 1, found 2"),
             (with(r#","tools":[{"type":"function"}]"#), "tools: wanted a field that this daemon knows"),
             (with(r#","logprobs":true"#), "logprobs: wanted a field"),
@@ -250,6 +250,28 @@ mod tests {
         ] {
             let found = refusal(&body);
             assert!(found.contains(message), "{body}: {found}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Pieces of requests in any order, and bytes in between: read or refused, never more.
+        #[test]
+        fn whatever_comes_is_read_or_refused(pieces in proptest::collection::vec((0_usize..20, proptest::prelude::any::<u8>()), 0..60)) {
+            const PIECES: [&str; 20] = [
+                "{", "}", "[", "]", ":", ",", "\"model\"", "\"messages\"", "\"m\"", "\"role\"", "\"user\"", "\"content\"", "\"type\"", "\"image_url\"", "\"url\"",
+                "\"data:image/png;base64,AAEC\"", "\"frame:newest\"", "\"stream\"", "true", "null",
+            ];
+            let mut body = Vec::new();
+            for (piece, byte) in pieces {
+                body.extend_from_slice(PIECES[piece].as_bytes());
+                if byte > 240 {
+                    body.push(byte);
+                }
+            }
+            if let Ok(chat) = Chat::parse(&body) {
+                let _ = chat.question("m".into());
+            }
+            let _ = picture(&String::from_utf8_lossy(&body));
         }
     }
 }

@@ -214,7 +214,7 @@ function drawLayerBoxes() {
     const input = box(views, `${sides[view]}`, colour, viewer.shown.kept[view], (on) => (viewer.shown.kept[view] = on));
     return input;
   });
-  const merged = box(others, "Merged", "rgb(255 255 255)", viewer.shown.merged, (on) => (viewer.shown.merged = on));
+  const merged = box(others, "Merged", "linear-gradient(90deg, #f07ab4 33%, #7ae0f0 33% 66%, #d8f07a 66%)", viewer.shown.merged, (on) => (viewer.shown.merged = on));
   const heat = box(others, "Importance", "linear-gradient(90deg, #fff 0, #ff6a1a 60%, #ffe600)", viewer.shown.heat, (on) => (viewer.shown.heat = on));
   const evidence = box(others, "Evidence", null, viewer.shown.evidence, (on) => (viewer.shown.evidence = on));
   return { kept, merged, heat, evidence };

@@ -7,6 +7,8 @@ const AT_ONCE = 6; // tiles that are fetched together
 const KEPT = 320; // tiles kept as bitmaps: 80 MiB of 256 px
 const MOST = 16; // screen pixels a frame pixel, at most
 
+const HUES = [0, 137, 275, 52, 190, 327, 105, 242, 20, 157, 295, 72];
+
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Viewer {
@@ -58,10 +60,15 @@ export class Viewer {
     this.layers = null;
     this.chosen = -1;
     if (looked) {
-      const paths = VIEW_COLOURS.map(() => new Path2D());
-      for (const token of looked.kept) paths[Math.min(token.view, 3)].rect(token.x, token.y, token.w, token.h);
-      const merged = new Path2D();
-      for (const region of looked.merged) for (const [x, y, w, h] of region.members) merged.rect(x, y, w, h);
+      const paths = VIEW_COLOURS.map(() => ({ path: new Path2D(), side: 0 }));
+      for (const token of looked.kept) {
+        const view = paths[Math.min(token.view, 3)];
+        view.path.rect(token.x, token.y, token.w, token.h);
+        view.side = Math.max(view.side, token.w);
+      }
+      // Neighbours in number differ in hue: what was merged into one token is told from the next.
+      const merged = HUES.map(() => new Path2D());
+      for (const region of looked.merged) for (const [x, y, w, h] of region.members) merged[region.region % HUES.length].rect(x, y, w, h);
       this.layers = { paths, merged, heat: this.heatOf(looked.importance) };
     }
     this.draw();
@@ -270,16 +277,16 @@ export class Viewer {
       pen.restore();
     }
     if (layers && this.shown.merged) {
-      pen.fillStyle = "rgb(255 255 255 / 30%)";
-      pen.fill(layers.merged);
-      pen.lineWidth = 1.2 / scale;
-      pen.strokeStyle = "rgb(255 255 255 / 85%)";
-      pen.stroke(layers.merged);
+      layers.merged.forEach((path, at) => {
+        pen.fillStyle = `hsl(${HUES[at]} 85% 60% / 38%)`;
+        pen.fill(path);
+      });
     }
     if (layers) {
-      layers.paths.forEach((path, view) => {
+      layers.paths.forEach(({ path, side }, view) => {
         if (!this.shown.kept[view]) return;
-        pen.lineWidth = (scale > 0.4 ? 2 : 1.2) / scale;
+        // Thin where tokens are small on the screen, so that the frame is seen through them.
+        pen.lineWidth = (Math.min(Math.max((side * scale) / this.ratio / 9, 0.45), 2) * this.ratio) / scale;
         pen.strokeStyle = VIEW_COLOURS[view];
         pen.stroke(path);
       });

@@ -46,6 +46,17 @@ pub enum Format {
     WebP,
 }
 
+impl Format {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Jpeg => "a JPEG",
+            Self::Png => "a PNG",
+            Self::Tiff(_) => "a TIFF",
+            Self::WebP => "a WebP picture",
+        }
+    }
+}
+
 /// How a frame is to be read, beside the limits it must keep to.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reading {
@@ -60,6 +71,8 @@ pub struct Reading {
 pub struct FrameSource {
     pub path: PathBuf,
     pub format: Format,
+    /// The format and, where it can't be decoded by rows, what of it: how long its decoding takes depends on that.
+    pub kind: &'static str,
     /// As stored, before the orientation.
     pub stored: (Px, Px),
     /// EXIF orientation, 1 to 8.
@@ -128,17 +141,17 @@ impl FrameSource {
         file.seek(SeekFrom::Start(0)).map_err(read)?;
         let mut dropped = header.dropped;
         let exif = match &format {
-            Format::Jpeg => exif::Reader::new().read_from_container(&mut file).ok(),
+            Format::Jpeg => tags(|reader| reader.read_from_container(&mut file)),
             Format::Png => {
                 let mut chunks = png::Chunks::default();
                 // A file that breaks off is found out when its rows are decoded.
                 let _ = png::chunks(&mut file, &mut chunks);
                 dropped.extend(chunks.transparency.then(|| ALPHA.to_owned()));
-                chunks.exif.and_then(|bytes| exif::Reader::new().read_raw(bytes).ok())
+                chunks.exif.and_then(|bytes| tags(|reader| reader.read_raw(bytes)))
             }
             // Its directory was read with the header: a reader of EXIF would read the whole file.
             Format::Tiff(_) => None,
-            Format::WebP => webp::exif(start()?).and_then(|bytes| exif::Reader::new().read_raw(bytes).ok()),
+            Format::WebP => webp::exif(start()?).and_then(|bytes| tags(|reader| reader.read_raw(bytes))),
         };
         if let Some(exif) = &exif {
             let mut place = Geotag::default();
@@ -152,9 +165,11 @@ impl FrameSource {
         }
         file.seek(SeekFrom::Start(0)).map_err(read)?;
         let digest = Digest::of(&mut file).map_err(read)?;
+        let kind = whole.map_or_else(|| format.name(), |(what, _)| what);
         Ok(Self {
             path: path.to_owned(),
             format,
+            kind,
             stored: (Px(width), Px(height)),
             orientation: turned.unwrap_or_else(|| orientation(exif.as_ref())),
             dropped,
@@ -220,6 +235,13 @@ impl FrameSource {
     pub fn id(&self) -> FrameId {
         FrameId(*self.digest.0.first_chunk().expect("a digest has 32 bytes"))
     }
+}
+
+/// The tags that can be read: what editors leave behind (directories that go on where they shouldn't) costs a tag, not the orientation and the place.
+fn tags(read: impl FnOnce(&exif::Reader) -> Result<exif::Exif, exif::Error>) -> Option<exif::Exif> {
+    let mut reader = exif::Reader::new();
+    reader.continue_on_error(true);
+    read(&reader).or_else(|error| error.distill_partial_result(|_| ())).ok()
 }
 
 /// 1 where the file has none, or one that can't be read: a picture without the tag is upright by definition.

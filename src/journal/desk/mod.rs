@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::imaging::{Limits, Reading};
 use crate::journal::queue::{Backlog, Queue};
 use crate::journal::{
-    Asked, Filter, FrameEntry, FrameRef, FrameState, Journal, JournalError, MAX_FRAMES, Progress, QuestionEntry, Refused, Status,
+    Asked, Filter, FrameEntry, FrameRef, FrameState, Journal, JournalError, MAX_FRAMES, Origin, Progress, QuestionEntry, Refused, Status,
 };
 use crate::units::{Bytes, FrameId, FrameNumber, Millis, QuestionId, UnixMillis};
 
@@ -175,13 +175,15 @@ impl Desk {
     /// # Errors
     /// Why it is not accepted; nothing of it is kept.
     pub fn ask(&self, asked: Asked) -> Result<QuestionId, Refused> {
+        let spooled = asked.origin == Origin::Spool;
         let accepted = self.accept(asked);
         let mut state = self.state();
         match &accepted {
             Ok((_, true)) => state.counts.accepted += 1,
             Ok((_, false)) => {}
             Err(error) => {
-                state.counts.turned_away += 1;
+                // A file in the spool waits and is handed in again: nobody was turned away.
+                state.counts.turned_away += u64::from(!(spooled && error.passes()));
                 if let Refused::NoRoom(reason) = error {
                     state.full = Some(reason.to_string());
                 }
@@ -211,15 +213,8 @@ impl Desk {
                 return Err(Refused::Full { places: state.queue.places() });
             }
         }
-        let written = inner.journal.has_room().and_then(|()| inner.journal.accept(&asked, &frames));
-        let entry = match written.and_then(|id| Ok((id, inner.journal.question(id)?))) {
-            Ok((_, Some(entry))) => entry,
-            Ok((id, None)) => {
-                self.state().queue.release();
-                let found = format!("none under {id}");
-                let path = inner.journal.path().to_owned();
-                return Err(JournalError::Content { path, wanted: "the question that was just written", found }.into());
-            }
+        let id = match inner.journal.has_room().and_then(|()| inner.journal.accept(&asked, &frames)) {
+            Ok(id) => id,
             Err(error) => {
                 self.state().queue.release();
                 // Another hand may have asked with the same key in between.
@@ -231,11 +226,10 @@ impl Desk {
                 return Err(error.into());
             }
         };
-        let id = entry.id;
         let mut state = self.state();
         state.full = None;
         state.live.insert(id, watch::Sender::new(Progress::Queued { ahead: 0 }));
-        state.queue.fill(QuestionWork::new(entry, files, Millis::ZERO));
+        state.queue.fill(QuestionWork::of(id, asked, files));
         state.tell_places();
         inner.changed.notify_all();
         Ok((id, true))

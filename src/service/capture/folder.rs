@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
+use crate::journal::FileMark;
+
 /// A folder, which may come and go.
 pub struct Folder {
     pub path: PathBuf,
@@ -70,21 +72,23 @@ impl Folder {
         self.state = now;
     }
 
-    /// Files in it that may be frames, by the time of their last change, then by name.
+    /// Files in it that may be frames, with their marks, by the time of their last change, then by name.
     ///
     /// # Errors
     /// A folder that can't be read.
-    pub fn files(&self) -> std::io::Result<Vec<PathBuf>> {
+    pub fn files(&self) -> std::io::Result<Vec<(FileMark, PathBuf)>> {
         let mut files = Vec::new();
         for file in std::fs::read_dir(&self.path)?.flatten() {
             let (path, kind) = (file.path(), file.file_type());
             if is_meant(&path) && kind.is_ok_and(|kind| !kind.is_dir()) {
-                let changed = file.metadata().and_then(|file| file.modified()).ok();
-                files.push((changed, path));
+                // Gone by now: it needs no look.
+                if let Ok(data) = file.metadata() {
+                    files.push((FileMark::of(&data), path));
+                }
             }
         }
-        files.sort_unstable();
-        Ok(files.into_iter().map(|(_, path)| path).collect())
+        files.sort_unstable_by(|(a, x), (b, y)| a.modified_ns.cmp(&b.modified_ns).then(x.cmp(y)));
+        Ok(files)
     }
 }
 
@@ -109,7 +113,7 @@ mod tests {
         }
         std::fs::create_dir(root.path().join("deeper")).unwrap();
         let folder = Folder::new(root.path().to_owned());
-        let names: Vec<_> = folder.files().unwrap().iter().map(|path| path.file_name().unwrap().to_owned()).collect();
+        let names: Vec<_> = folder.files().unwrap().iter().map(|(_, path)| path.file_name().unwrap().to_owned()).collect();
         assert_eq!(names, ["b.jpg", "a.jpg"]);
         assert!(Folder::new(root.path().join("none")).files().is_err());
     }

@@ -29,6 +29,8 @@ const NOTICES: usize = 1_024;
 /// How often folders are looked for, and read whole where the file system sends no notices.
 const LOOK: Duration = Duration::from_secs(1);
 const READ: Duration = Duration::from_secs(60);
+/// Between two readings of folders.
+const APART: Duration = Duration::from_millis(200);
 /// How long a file that can't be recorded waits.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -49,6 +51,8 @@ pub struct Capture {
     log: Log,
     folders: Vec<Folder>,
     pending: Pending,
+    /// When a folder was last read.
+    read: Option<Instant>,
     /// Where the folders stand, for the status.
     told: Arc<std::sync::Mutex<Vec<FolderStatus>>>,
 }
@@ -82,7 +86,7 @@ impl Capture {
     #[must_use]
     pub fn new(desk: Desk, settings: CaptureSettings, log: Log, told: Arc<std::sync::Mutex<Vec<FolderStatus>>>) -> Self {
         let folders = settings.folders.iter().map(|path| Folder::new(path.clone())).collect();
-        Self { desk, settings, log, folders, pending: Pending::default(), told }
+        Self { desk, settings, log, folders, pending: Pending::default(), read: None, told }
     }
 
     /// Watches until `stop` is set.
@@ -126,12 +130,20 @@ impl Capture {
         *self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = told.collect();
     }
 
-    /// Reads the folders that are due, files by the time of their last change.
+    /// Reads the folders that are due, files by the time of their last change. What is known as it is needs no look.
     fn read_folders(&mut self) {
+        if self.read.is_some_and(|at| at.elapsed() < APART) {
+            return;
+        }
         for folder in self.folders.iter_mut().filter(|folder| folder.due) {
+            self.read = Some(Instant::now());
             match folder.files() {
-                // What doesn't fit is found when there is room again.
-                Ok(files) => folder.due = !files.into_iter().all(|path| self.pending.notice(path, false)),
+                Ok(files) => {
+                    let journal = self.desk.journal();
+                    let mut new = files.into_iter().filter(|(mark, path)| !journal.knows_file(path, *mark).unwrap_or(false));
+                    // What doesn't fit is found when there is room again.
+                    folder.due = !new.all(|(_, path)| self.pending.notice(path, false));
+                }
                 Err(error) => {
                     folder.due = false;
                     self.log.debug(&format!("capture folder {}: {error}", folder.path.display()));
