@@ -9,7 +9,9 @@ use std::time::Duration;
 use channel::Seeded;
 use mavlink_core::MAVLinkV2MessageRaw;
 use uhr_edge::link::clock::{At, Now};
-use uhr_edge::link::dialect::{COMMAND_LONG_DATA, HEARTBEAT_DATA, MavMessage, RADIO_STATUS_DATA, SETUP_SIGNING_DATA, STATUSTEXT_DATA, TUNNEL_DATA};
+use uhr_edge::link::dialect::{
+    COMMAND_LONG_DATA, HEARTBEAT_DATA, MavMessage, RADIO_STATUS_DATA, SETUP_SIGNING_DATA, STATUSTEXT_DATA, TUNNEL_DATA,
+};
 use uhr_edge::link::frame::{self, Source};
 use uhr_edge::link::key::Key;
 use uhr_edge::link::node::{Event, Host, Node, NodeSettings};

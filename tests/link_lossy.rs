@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use channel::{Channel, Rules, Seeded};
 use uhr_edge::link::clock::{At, Now};
+use uhr_edge::link::dialect::MavMessage;
 use uhr_edge::link::frame::Source;
 use uhr_edge::link::ground::{Ground, Told};
 use uhr_edge::link::key::Key;
@@ -15,7 +16,6 @@ use uhr_edge::link::served::{Asker, Served};
 use uhr_edge::link::sign::{NoFloors, Signing};
 use uhr_edge::link::station::Station;
 use uhr_edge::link::wire::{Accept, Asked, Kind, Query, Session};
-use uhr_edge::link::dialect::MavMessage;
 use uhr_edge::units::{BytesPerSecond, UnixMillis};
 
 const BOARD: Source = Source { system: 1, component: 191 };
@@ -217,10 +217,8 @@ fn two_hundred_questions_each_answered_once_and_to_the_byte() {
     // Bytes of both directions, against the same without loss, of answers of 1 kB and more where no end started anew and nothing stood still.
     let plain = run(&rules, 200, 11, false, false);
     let free = run(&calm, 200, 11, false, false);
-    let mut ratios: Vec<f64> = (0..200)
-        .filter(|at| plain.answers[*at].len() >= 1_000)
-        .map(|at| plain.bytes[at] as f64 / free.bytes[at] as f64)
-        .collect();
+    let mut ratios: Vec<f64> =
+        (0..200).filter(|at| plain.answers[*at].len() >= 1_000).map(|at| plain.bytes[at] as f64 / free.bytes[at] as f64).collect();
     ratios.sort_by(f64::total_cmp);
     let median = ratios[ratios.len() / 2];
     println!(
@@ -232,4 +230,93 @@ fn two_hundred_questions_each_answered_once_and_to_the_byte() {
         ratios[ratios.len() - 1]
     );
     assert!(median <= 1.6, "{median}");
+}
+
+/// A slow radio, an answer that comes word by word, and other traffic of our own beside it: when are its first words over there, and does the line ever carry more
+/// than its share?
+#[test]
+fn first_words_arrive_within_three_seconds_and_the_share_is_kept() {
+    let rules = Rules { loss: 0, double: 0, reorder: 0, delay_ms: 300, jitter_ms: 0, rate: 1_000 };
+    let (mut up, mut down) = (Channel::new(&rules, 1), Channel::new(&rules, 2));
+    let mut board = Board::new(1_000);
+    let mut ground = Ground::new(station(GROUND, 1_000), Some(BOARD), Session(1), uhr_edge::link::wire::Number(0), Duration::from_secs(60));
+    let mut worst = 0;
+    let mut log: Vec<(u64, u64)> = Vec::new();
+    let mut ms = 10_000;
+    for question in 0..20_u64 {
+        let frames = heapless::Vec::new();
+        let query = Query::Ask(Asked { text: "why?", frames, budget: None, deadline_ms: None, max_new: None, seed: None });
+        let number = ground.ask(&query, now(ms).at).unwrap();
+        let mut taken: Option<(Asker, u64)> = None;
+        let (mut seen, mut done) = (None, false);
+        while !done {
+            ms += 5;
+            while let Some(bytes) = up.arrives(ms) {
+                let mut bytes = &bytes[..];
+                while !bytes.is_empty() {
+                    bytes = &bytes[board.station.push(bytes, now(ms).at)..];
+                    while let Some(heard) = board.station.next(now(ms)) {
+                        let MavMessage::TUNNEL(tunnel) = heard.message else { continue };
+                        let Some((head, data)) = board.station.fragment(&tunnel) else { continue };
+                        let mut asked = None;
+                        board.served.take(&mut board.station, heard.source, head, data, now(ms).at, &mut |asker, _| asked = Some(asker));
+                        if let Some(asker) = asked {
+                            board.served.accept(&mut board.station, asker, Accept { id: question, ahead: 0 }, now(ms).at);
+                            // The first word is there two seconds later.
+                            taken = Some((asker, ms + 2_000 + question * 37));
+                        }
+                    }
+                }
+            }
+            if let Some((asker, words_at)) = taken {
+                // A word every 100 ms, 60 of them; a beat of another message beside it, as the daemon sends them.
+                let words = (ms.saturating_sub(words_at) / 100).min(60) as usize;
+                let text = "word ".repeat(words);
+                if ms < words_at {
+                    board.served.progress(&mut board.station, asker, "prefill", 500, "", now(ms).at);
+                } else if words < 60 {
+                    board.served.progress(&mut board.station, asker, "generate", 500, &text, now(ms).at);
+                } else if board.served.reply(asker, Kind::Answer, |room| {
+                    room[..text.len()].copy_from_slice(text.as_bytes());
+                    Some(text.len())
+                }) {
+                    taken = None;
+                }
+                let waited = seen.map_or(0, |seen: u64| seen.saturating_sub(words_at + 100));
+                worst = worst.max(waited);
+            }
+            if ms % 1_000 == 0 {
+                let beat = uhr_edge::link::dialect::HEARTBEAT_DATA::DEFAULT;
+                board.station.tell(MavMessage::HEARTBEAT(beat));
+            }
+            let mut told = |told: Told<'_>| match told {
+                Told::Progress(_, progress) if !progress.words.is_empty() => seen = seen.or(Some(ms)),
+                Told::Reply(of, ..) => done = of == number,
+                _ => {}
+            };
+            while let Some(bytes) = down.arrives(ms) {
+                ground.receive(&bytes, now(ms), &mut told);
+            }
+            ground.tick(now(ms), &mut told);
+            let before = down.sent;
+            board.step(ms, &Journal::default(), &mut down);
+            if down.sent > before {
+                log.push((ms, down.sent - before));
+            }
+            while let Some(bytes) = ground.transmit(now(ms)) {
+                let bytes = bytes.to_vec();
+                up.send(&bytes, ms);
+            }
+        }
+        assert!(seen.is_some(), "no words came before the answer");
+    }
+    let most = |span: u64| {
+        let sums =
+            log.iter().map(|(from, _)| log.iter().filter(|(at, _)| (*from..from + span).contains(at)).map(|(_, len)| len).sum::<u64>());
+        sums.max().unwrap_or(0)
+    };
+    let (one, ten) = (most(1_000), most(10_000));
+    println!("first words after {worst} ms at most, of them 300 on the way; most bytes in 1 s {one}, in 10 s {ten}, at 1,000 bytes/s");
+    assert!(worst <= 3_000, "{worst} ms");
+    assert!(ten <= 10_000, "{ten} bytes in 10 s");
 }

@@ -30,7 +30,8 @@ pub struct Pose {
 impl Pose {
     #[must_use]
     pub fn place(packet: &GLOBAL_POSITION_INT_DATA, at: At) -> Self {
-        let place = degrees(packet.lat, packet.lon).map(|(lat, lon)| (lat, lon, f64::from(packet.alt) / 1e3, f64::from(packet.relative_alt) / 1e3));
+        let place =
+            degrees(packet.lat, packet.lon).map(|(lat, lon)| (lat, lon, f64::from(packet.alt) / 1e3, f64::from(packet.relative_alt) / 1e3));
         Self { at, place, angles: None }
     }
     #[must_use]
@@ -95,9 +96,9 @@ impl Track {
     pub fn tag(&self, at: At) -> Option<Value> {
         let off = |other: At| at.since(other).max(other.since(at));
         let shot = self.shots.iter().filter_map(|shot| Some(("camera", shot.at, shot.place?))).min_by_key(|(_, other, _)| off(*other));
-        let place = self.moments.iter().filter_map(|pose| Some(("autopilot", pose.at, pose.place?))).min_by_key(|(_, other, _)| off(*other));
-        let (source, heard, (lat, lon, alt, relative)) =
-            [shot, place].into_iter().flatten().find(|(_, other, _)| off(*other) <= FAR)?;
+        let place =
+            self.moments.iter().filter_map(|pose| Some(("autopilot", pose.at, pose.place?))).min_by_key(|(_, other, _)| off(*other));
+        let (source, heard, (lat, lon, alt, relative)) = [shot, place].into_iter().flatten().find(|(_, other, _)| off(*other) <= FAR)?;
         let mut tag = json!({
             "source": source,
             "position": [lat, lon],
@@ -128,7 +129,13 @@ mod tests {
     fn the_nearest_moment_is_joined_and_its_distance_said() {
         let mut track = Track::default();
         for ms in (0..100_000).step_by(250) {
-            let packet = GLOBAL_POSITION_INT_DATA { lat: 473_000_000 + ms as i32, lon: 85_000_000, alt: 500_000, relative_alt: 80_000, ..GLOBAL_POSITION_INT_DATA::DEFAULT };
+            let packet = GLOBAL_POSITION_INT_DATA {
+                lat: 473_000_000 + ms as i32,
+                lon: 85_000_000,
+                alt: 500_000,
+                relative_alt: 80_000,
+                ..GLOBAL_POSITION_INT_DATA::DEFAULT
+            };
             track.hear(Pose::place(&packet, at(ms)));
         }
         track.hear(Pose::angles(&ATTITUDE_DATA { yaw: -0.5, ..ATTITUDE_DATA::DEFAULT }, at(99_900)));

@@ -196,7 +196,8 @@ impl Ground {
                     MavMessage::TUNNEL(tunnel)
                         if tunnel.target_system == self.station.own.system && tunnel.target_component == self.station.own.component =>
                     {
-                        if fragment_of(&tunnel).is_some_and(|fragment| fragment.is_ok()) && self.board.is_none_or(|board| board == heard.source)
+                        if fragment_of(&tunnel).is_some_and(|fragment| fragment.is_ok())
+                            && self.board.is_none_or(|board| board == heard.source)
                             && let Some((head, data)) = self.station.fragment(&tunnel)
                             && head.session == self.session
                         {

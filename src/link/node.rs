@@ -22,7 +22,7 @@ use crate::link::standard::command::{self, Called, Commands, Preset, Verdict};
 use crate::link::standard::ftp::{self, Ftp, Tree};
 use crate::link::standard::param::{self, ASK, Listing, Params};
 use crate::link::standard::text::{Part, Voice, Words};
-use crate::link::standard::{text_of, text};
+use crate::link::standard::{text, text_of};
 use crate::link::station::{Heard, Station, tunnel};
 use crate::link::wire::Query;
 

@@ -5,8 +5,10 @@ use std::time::Duration;
 use crate::link::clock::At;
 use crate::units::{Bytes, BytesPerSecond};
 
-/// What may go out at once: the longest packet.
-const BURST: f64 = 280.0;
+/// The longest packet.
+const PACKET: f64 = 280.0;
+/// What else may go out at once: what comes together between two looks at the line.
+const LOOK: f64 = 0.05;
 /// Over any span of so many seconds no more goes out than the rate says.
 const STRICT_SPAN: f64 = 10.0;
 /// Reports slow the sender to this share of its rate and no further: they are unsigned, and nobody may silence the link with them.
@@ -20,6 +22,8 @@ pub const MIN_RATE: BytesPerSecond = BytesPerSecond(200);
 /// A token bucket. In any 10 s it lets through at most 10 s' worth of its rate.
 pub struct Pace {
     rate: f64,
+    /// Most tokens.
+    burst: f64,
     share: f64,
     tokens: f64,
     filled: At,
@@ -31,8 +35,9 @@ pub struct Pace {
 impl Pace {
     #[must_use]
     pub fn new(rate: BytesPerSecond) -> Self {
-        let rate = f64::from(rate.max(MIN_RATE).0) - BURST / STRICT_SPAN;
-        Self { rate, share: 1.0, tokens: 0.0, filled: At::default(), reported: At::default(), sent: Bytes(0) }
+        let rate = f64::from(rate.max(MIN_RATE).0);
+        let burst = PACKET + rate * LOOK;
+        Self { rate: rate - burst / STRICT_SPAN, burst, share: 1.0, tokens: 0.0, filled: At::default(), reported: At::default(), sent: Bytes(0) }
     }
 
     fn fill(&mut self, at: At) {
@@ -40,14 +45,14 @@ impl Pace {
             self.share = (self.share * 2.0).min(1.0);
             self.reported = at;
         }
-        self.tokens = (self.tokens + at.since(self.filled).as_secs_f64() * self.rate * self.share).min(BURST);
+        self.tokens = (self.tokens + at.since(self.filled).as_secs_f64() * self.rate * self.share).min(self.burst);
         self.filled = self.filled.max(at);
     }
 
     /// Whether a packet, however long, may go out now; [`Self::spend`] what it took.
     pub fn is_open(&mut self, at: At) -> bool {
         self.fill(at);
-        self.tokens >= BURST
+        self.tokens >= PACKET
     }
 
     /// A packet of `len` bytes went out.
@@ -59,7 +64,7 @@ impl Pace {
     /// When the next packet may go out.
     #[must_use]
     pub fn ready(&self, at: At) -> At {
-        let missing = (BURST - self.tokens).max(0.0) / (self.rate * self.share);
+        let missing = (PACKET - self.tokens).max(0.0) / (self.rate * self.share);
         at.after(Duration::from_secs_f64(missing))
     }
 
@@ -104,16 +109,16 @@ mod tests {
     #[test]
     fn reports_slow_it_to_a_floor_and_wear_off() {
         let mut pace = Pace::new(BytesPerSecond(1_600));
-        for ms in 0..100 {
+        sent(&mut pace, 59_900, 60_000, 50);
+        for ms in 60_000..60_100 {
             pace.radio(0, At(Duration::from_millis(ms)));
         }
-        sent(&mut pace, 100, 200, 50);
-        let slow = sent(&mut pace, 1_000, 5_000, 50);
+        let slow = sent(&mut pace, 60_100, 64_100, 50);
         assert!((300..=450).contains(&slow), "{slow} of about 390");
-        let after = sent(&mut pace, 40_000, 50_000, 50);
+        let after = sent(&mut pace, 100_000, 110_000, 50);
         assert!(after > 15_000, "{after}");
-        pace.radio(40, At(Duration::from_secs(50)));
-        let half = sent(&mut pace, 50_100, 54_100, 50);
+        pace.radio(40, At(Duration::from_secs(110)));
+        let half = sent(&mut pace, 110_100, 114_100, 50);
         assert!((2_800..=3_300).contains(&half), "{half}");
     }
 }

@@ -120,10 +120,12 @@ impl Canvas {
 fn evidence(document: &Value) -> impl Iterator<Item = Rect> + '_ {
     let boxes = document["receipt"]["evidence"].as_array().map(Vec::as_slice).unwrap_or_default();
     let number = |entry: &Value, key: &str| entry[key].as_f64().unwrap_or(0.0);
-    boxes
-        .iter()
-        .filter(|entry| entry["frame"].as_u64().unwrap_or(0) == 0)
-        .map(move |entry| Rect { x: number(entry, "x"), y: number(entry, "y"), w: number(entry, "w"), h: number(entry, "h") })
+    boxes.iter().filter(|entry| entry["frame"].as_u64().unwrap_or(0) == 0).map(move |entry| Rect {
+        x: number(entry, "x"),
+        y: number(entry, "y"),
+        w: number(entry, "w"),
+        h: number(entry, "h"),
+    })
 }
 
 /// Draws a picture of an answer about `frame`. Decodes the frame: seconds for a large one.

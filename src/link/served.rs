@@ -43,8 +43,15 @@ enum Phase {
     Free,
     Reading,
     /// Told: how much of the text the other side was given.
-    Waiting { accept: Option<Accept>, told: usize, progress_at: At, stage: u32 },
-    Replying { kind: Kind },
+    Waiting {
+        accept: Option<Accept>,
+        told: usize,
+        progress_at: At,
+        stage: u32,
+    },
+    Replying {
+        kind: Kind,
+    },
 }
 
 struct Slot {
@@ -154,15 +161,7 @@ impl Served {
         }
     }
 
-    fn query(
-        &mut self,
-        station: &mut Station,
-        asker: Asker,
-        head: Header,
-        data: &[u8],
-        at: At,
-        query: &mut dyn FnMut(Asker, Query<'_>),
-    ) {
+    fn query(&mut self, station: &mut Station, asker: Asker, head: Header, data: &[u8], at: At, query: &mut dyn FnMut(Asker, Query<'_>)) {
         if self.recent.iter().any(|(other, ended)| *other == asker && at.since(*ended) < STRAY) {
             self.counts.strays += 1;
             return;
@@ -271,11 +270,7 @@ impl Served {
         }
         let words = cut(&text[told..], 64);
         let named = wire::crc32(stage.as_bytes());
-        let wait = if words.is_empty() {
-            if named == before { ALIVE_EVERY } else { STAGE_EVERY }
-        } else {
-            WORDS_EVERY
-        };
+        let wait = if words.is_empty() { if named == before { ALIVE_EVERY } else { STAGE_EVERY } } else { WORDS_EVERY };
         // The first of all says at once that there are words.
         if at.since(progress_at) < wait && !(told == 0 && !words.is_empty()) {
             return;

@@ -112,7 +112,9 @@ impl Signing {
     pub fn new(key: Key, link: u8, mut floors: Box<dyn Floors>) -> Result<Self, String> {
         let memory = match floors.load()? {
             None => Memory::default(),
-            Some(bytes) => postcard::from_bytes(&bytes).map_err(|error| format!("memory of timestamps: wanted version 1, found {error}"))?,
+            Some(bytes) => {
+                postcard::from_bytes(&bytes).map_err(|error| format!("memory of timestamps: wanted version 1, found {error}"))?
+            }
         };
         Ok(Self { key, link, stored: memory.clone(), memory, floors, unstored: 0 })
     }

@@ -147,7 +147,9 @@ impl Outbound {
     pub fn answered(&mut self, at: At, rto: &mut Rto) {
         self.timeouts = 0;
         let last = self.count().saturating_sub(1);
-        if self.len > 0 && !self.again.has(last) && self.due.lowest().is_none()
+        if self.len > 0
+            && !self.again.has(last)
+            && self.due.lowest().is_none()
             && let Some(sent) = self.sent[last]
         {
             rto.measured(at.since(sent));

@@ -15,9 +15,18 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// Bytes both ways.
 pub enum Line {
-    Serial { device: PathBuf, baud: u32, port: Option<SerialPort>, retry_at: Instant },
+    Serial {
+        device: PathBuf,
+        baud: u32,
+        port: Option<SerialPort>,
+        retry_at: Instant,
+    },
     /// `peer`: where to; a listening end answers who spoke last.
-    Udp { socket: UdpSocket, peer: Option<SocketAddr>, listens: bool },
+    Udp {
+        socket: UdpSocket,
+        peer: Option<SocketAddr>,
+        listens: bool,
+    },
 }
 
 /// What became of a line since it was asked last.

@@ -44,15 +44,7 @@ pub struct Channel {
 
 impl Channel {
     pub fn new(rules: &Rules, seed: u64) -> Self {
-        Self {
-            rules: *rules,
-            random: Seeded(seed),
-            under_way: BTreeMap::new(),
-            count: 0,
-            free_at_us: 0,
-            stalls: Vec::new(),
-            sent: 0,
-        }
+        Self { rules: *rules, random: Seeded(seed), under_way: BTreeMap::new(), count: 0, free_at_us: 0, stalls: Vec::new(), sent: 0 }
     }
 
     /// Nothing arrives in that time; what is under way arrives after it or is lost.

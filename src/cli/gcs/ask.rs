@@ -142,7 +142,8 @@ fn show(client: &mut Client, reply: &Reply<'_>, json: bool) -> Result<Option<u64
         Reply::Refused { code, reason, .. } => Err(CliError::Rejected { code: (*code).into(), reason: (*reason).into() }),
         Reply::Answered { id, text, finish, choice, tokens, budget, total_ms, degraded, evidence } => {
             if json {
-                let boxes: Vec<_> = evidence.iter().map(|at| json!({ "frame": at.frame, "x": at.x, "y": at.y, "w": at.w, "h": at.h })).collect();
+                let boxes: Vec<_> =
+                    evidence.iter().map(|at| json!({ "frame": at.frame, "x": at.x, "y": at.y, "w": at.w, "h": at.h })).collect();
                 let document = json!({
                     "id": id, "text": text, "finish": finish, "choice": choice, "tokens": tokens, "budget": budget, "total_ms": total_ms,
                     "degraded": degraded.as_slice(), "evidence": boxes,
@@ -211,14 +212,21 @@ pub fn fetch_into(client: &mut Client, id: u64, part: Part, path: &Path) -> Resu
             file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).and_then(|_| file.write_all(&own)).map_err(wrong)?;
             known = Some(own);
         }
-        file.seek(SeekFrom::Start(8 + u64::from(there))).and_then(|_| file.write_all(body)).and_then(|()| file.sync_all()).map_err(wrong)?;
+        file.seek(SeekFrom::Start(8 + u64::from(there)))
+            .and_then(|_| file.write_all(body))
+            .and_then(|()| file.sync_all())
+            .map_err(wrong)?;
         there += u32::try_from(body.len()).unwrap_or(0);
         if there >= piece.bytes {
             let mut whole = Vec::new();
             file.seek(SeekFrom::Start(8)).and_then(|_| file.read_to_end(&mut whole)).map_err(wrong)?;
             if wire::crc32(&whole) != piece.crc32 {
                 std::fs::remove_file(&draft).map_err(wrong)?;
-                return Err(CliError::Output(format!("{remote}: wanted checksum {:08x}, found {:08x}; fetch it anew", piece.crc32, wire::crc32(&whole))));
+                return Err(CliError::Output(format!(
+                    "{remote}: wanted checksum {:08x}, found {:08x}; fetch it anew",
+                    piece.crc32,
+                    wire::crc32(&whole)
+                )));
             }
             std::fs::write(path, &whole).and_then(|()| std::fs::remove_file(&draft)).map_err(wrong)?;
             return Ok(());

@@ -165,6 +165,9 @@ impl Client {
         } else {
             ""
         };
-        CliError::Output(format!("{link}: wanted a board that answers, heard {heard} packets and nothing of it for {} s{hint}", self.args.patience))
+        CliError::Output(format!(
+            "{link}: wanted a board that answers, heard {heard} packets and nothing of it for {} s{hint}",
+            self.args.patience
+        ))
     }
 }

@@ -124,7 +124,14 @@ fn frames(client: &mut Client, limit: u8, json: bool) -> Result<(), CliError> {
     lines(&bytes, json, |frame| {
         let name = frame["name"].as_str().unwrap_or_default();
         let place = frame["position"].as_array().map(|at| format!(" at {}, {}", at[0], at[1])).unwrap_or_default();
-        format!("{} {} {} x {} {}{place} {name}", frame["number"], frame["id"].as_str().unwrap_or("?"), frame["w"], frame["h"], frame["state"].as_str().unwrap_or("?"))
+        format!(
+            "{} {} {} x {} {}{place} {name}",
+            frame["number"],
+            frame["id"].as_str().unwrap_or("?"),
+            frame["w"],
+            frame["h"],
+            frame["state"].as_str().unwrap_or("?")
+        )
     })
 }
 

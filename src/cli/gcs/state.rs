@@ -39,7 +39,8 @@ impl State {
     /// The folder, made where it isn't there.
     pub fn open(folder: Option<&Path>) -> Result<Self, CliError> {
         let home = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let usual = || home("XDG_STATE_HOME").or_else(|| home("HOME").map(|home| home.join(".local/state"))).map(|base| base.join("uhr-edge"));
+        let usual =
+            || home("XDG_STATE_HOME").or_else(|| home("HOME").map(|home| home.join(".local/state"))).map(|base| base.join("uhr-edge"));
         let folder = folder.map(Path::to_owned).or_else(usual);
         let folder = folder.ok_or_else(|| CliError::Usage("--state: wanted a folder, found none and no home".into()))?;
         std::fs::create_dir_all(&folder).map_err(|error| CliError::Output(format!("{}: {error}", folder.display())))?;

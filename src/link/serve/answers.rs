@@ -40,13 +40,17 @@ fn answered(id: QuestionId, document: &Value) -> Reply<'_> {
         budget: number(&receipt["budget"]["total"]),
         total_ms: number(&receipt["stages_ms"]["total"]),
         degraded: list("degraded").iter().filter_map(Value::as_str).take(16).collect(),
-        evidence: list("evidence").iter().take(8).map(|entry| BoxPx {
-            frame: u8::try_from(number(&entry["frame"])).unwrap_or(u8::MAX),
-            x: number(&entry["x"]),
-            y: number(&entry["y"]),
-            w: number(&entry["w"]),
-            h: number(&entry["h"]),
-        }).collect(),
+        evidence: list("evidence")
+            .iter()
+            .take(8)
+            .map(|entry| BoxPx {
+                frame: u8::try_from(number(&entry["frame"])).unwrap_or(u8::MAX),
+                x: number(&entry["x"]),
+                y: number(&entry["y"]),
+                w: number(&entry["w"]),
+                h: number(&entry["h"]),
+            })
+            .collect(),
     }
 }
 

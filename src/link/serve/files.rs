@@ -120,7 +120,8 @@ impl Files {
 
     fn drawn(&self, key: Key) -> u32 {
         let kept = lock(&self.kept);
-        let bytes = kept.iter().find(|(other, _)| *other == key).and_then(|(_, drawn)| drawn.as_ref()?.as_ref().ok().map(|bytes| bytes.len()));
+        let bytes =
+            kept.iter().find(|(other, _)| *other == key).and_then(|(_, drawn)| drawn.as_ref()?.as_ref().ok().map(|bytes| bytes.len()));
         bytes.and_then(|bytes| u32::try_from(bytes).ok()).unwrap_or(0)
     }
 }

@@ -1,7 +1,9 @@
 //! A link in the daemon: one thread a line, between the line and the desk.
 
 mod answers;
+mod asking;
 mod files;
+mod follow;
 mod host;
 mod run;
 
@@ -115,9 +117,8 @@ pub fn serve(desk: &Desk, settings: &LinkSettings, stop: &Arc<AtomicBool>, say: 
     }
     let (files, painter) = files::files(desk, settings.limits, settings.reading);
     let mut threads = Vec::new();
-    let start = |name: &str, work: Box<dyn FnOnce() + Send>| {
-        std::thread::Builder::new().name(name.into()).spawn(work).map_err(LinkError::Thread)
-    };
+    let start =
+        |name: &str, work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name(name.into()).spawn(work).map_err(LinkError::Thread);
     for (name, line, signing, open) in lines {
         let key_path: Option<PathBuf> = line.key.clone();
         let presets = settings.link.presets.clone();

@@ -91,7 +91,9 @@ impl Commands {
         };
         let mut asked = Preset { source, preset, nonce, frame };
         self.open.retain(|open| !(open.done && at.since(open.at) > SAME));
-        let same = |open: &&mut Open| Preset { nonce, ..open.asked } == asked && (nonce == open.asked.nonce || nonce == 0 && call.confirmation > 0);
+        let same = |open: &&mut Open| {
+            Preset { nonce, ..open.asked } == asked && (nonce == open.asked.nonce || nonce == 0 && call.confirmation > 0)
+        };
         if let Some(open) = self.open.iter_mut().filter(|open| nonce > 0 || open.asked.nonce >= OWN_NONCES).find(same) {
             if !open.done {
                 let percent = open.percent;

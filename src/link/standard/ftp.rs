@@ -178,7 +178,10 @@ impl Ftp {
                 ack(&[])
             }
             RESET => {
-                self.sessions.iter_mut().filter(|session| session.as_ref().is_some_and(|session| session.peer == peer)).for_each(|session| *session = None);
+                self.sessions
+                    .iter_mut()
+                    .filter(|session| session.as_ref().is_some_and(|session| session.peer == peer))
+                    .for_each(|session| *session = None);
                 ack(&[])
             }
             LIST => {

@@ -3,9 +3,7 @@
 //! # Why
 //! All numbers are REAL32. Of integers, ArduPilot's ground stations send the value and PX4's its bytes; a float is the same for both.
 
-use crate::link::dialect::{
-    MavMessage, PARAM_EXT_ACK_DATA, PARAM_EXT_SET_DATA, PARAM_EXT_VALUE_DATA, PARAM_SET_DATA, PARAM_VALUE_DATA,
-};
+use crate::link::dialect::{MavMessage, PARAM_EXT_ACK_DATA, PARAM_EXT_SET_DATA, PARAM_EXT_VALUE_DATA, PARAM_SET_DATA, PARAM_VALUE_DATA};
 use crate::link::standard::text_of;
 use crate::link::station::Station;
 
@@ -86,7 +84,8 @@ impl Params {
     /// # Errors
     /// No such parameter, or a value out of its range; nothing changes then.
     pub fn set(&mut self, name: &str, value: f32) -> Result<(), ParamError> {
-        let at = PARAMS.iter().position(|(own, ..)| *own == name).ok_or_else(|| ParamError::Name { found: name.chars().take(16).collect() })?;
+        let at =
+            PARAMS.iter().position(|(own, ..)| *own == name).ok_or_else(|| ParamError::Name { found: name.chars().take(16).collect() })?;
         let (name, least, most) = PARAMS[at];
         if !(value.is_finite() && value.fract() == 0.0 && (least..=most).contains(&value)) {
             return Err(ParamError::Value { name, least, most, found: value });
@@ -213,7 +212,8 @@ mod tests {
     #[test]
     fn values_out_of_range_change_nothing() {
         let mut params = Params::default();
-        for (name, value) in [("UHR_TOKBUD", -1.0), ("UHR_TOKBUD", 0.5), ("UHR_TOKBUD", f32::NAN), ("UHR_DEADLN", 4e6), ("UHR_PRESET", 0.0)] {
+        for (name, value) in [("UHR_TOKBUD", -1.0), ("UHR_TOKBUD", 0.5), ("UHR_TOKBUD", f32::NAN), ("UHR_DEADLN", 4e6), ("UHR_PRESET", 0.0)]
+        {
             assert!(matches!(params.set(name, value), Err(ParamError::Value { .. })), "{name} {value}");
         }
         assert!(matches!(params.set("ARMING_CHECK", 0.0), Err(ParamError::Name { .. })));
