@@ -16,10 +16,10 @@ use crate::cli::{Cli, CliError, say, watch};
 use crate::compress::regions::Method;
 use crate::config::{LinkAddress, LinkLine, Profile};
 use crate::http::{self, HttpSettings, Token, http_bytes};
-use crate::imaging::Reading;
+use crate::imaging::{Limits, Reading};
 use crate::journal::{Journal, JournalLimits, Status};
-use crate::link::{self, LinkSettings};
-use crate::pipeline::{Engines, Pipeline};
+use crate::link::{self, LinkSettings, link_bytes};
+use crate::pipeline::{Engines, Pipeline, PipelineError};
 use crate::planner::Line;
 use crate::service::{self, Log, Service, ServiceError, ServiceSettings};
 use crate::units::Bytes;
@@ -94,6 +94,13 @@ pub fn run(args: &ServeArgs, cli: &Cli) -> Result<(), CliError> {
     let mut pipeline = Pipeline::new(profile.clone(), manifest, engines, &method, resident)?;
     let watch = watch(&mut pipeline)?;
     calibrate(&mut pipeline, cli, false)?;
+    // What pictures of answers may hold that aren't decoded by rows: that part is HTTP's where there is HTTP, and none is left then.
+    let mut whole = Bytes(0);
+    if !profile.link.lines.is_empty() {
+        let bytes = link_bytes(profile.link.lines.len(), profile.frame.max_side).map_err(PipelineError::from)?;
+        let line = Line { what: "the link and its pictures", bytes };
+        whole = pipeline.set_aside(line, if profile.serve.http.is_some() { u64::MAX } else { ZOOM_SHARE })?;
+    }
     let door = match profile.serve.http {
         Some(address) => Some(door(address, args.token.as_deref(), &profile, &mut pipeline)?),
         None => None,
@@ -109,7 +116,7 @@ pub fn run(args: &ServeArgs, cli: &Cli) -> Result<(), CliError> {
         }) as Box<dyn Fn() -> Result<Profile, String> + Send>
     });
     let reading = Reading { bands: profile.frame.bands, allow_truncated: false };
-    let link = LinkSettings { link: profile.link.clone(), limits: pipeline.limits(), reading };
+    let link = LinkSettings { link: profile.link.clone(), limits: Limits { whole, ..pipeline.limits() }, reading };
     let settings = ServiceSettings { profile, reread, calibrated, begun, load };
     let service = Service::new(settings, journal, pipeline, Some(watch), log.clone())?;
     let stop = service.stopping();

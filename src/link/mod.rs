@@ -29,4 +29,4 @@ pub mod transport;
 pub mod wire;
 
 pub use key::{Key, KeyError};
-pub use serve::{LinkError, LinkSettings, Running, Say, serve};
+pub use serve::{LinkError, LinkSettings, Running, Say, link_bytes, serve};

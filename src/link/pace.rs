@@ -37,13 +37,21 @@ impl Pace {
     pub fn new(rate: BytesPerSecond) -> Self {
         let rate = f64::from(rate.max(MIN_RATE).0);
         let burst = PACKET + rate * LOOK;
-        Self { rate: rate - burst / STRICT_SPAN, burst, share: 1.0, tokens: 0.0, filled: At::default(), reported: At::default(), sent: Bytes(0) }
+        Self {
+            rate: rate - burst / STRICT_SPAN,
+            burst,
+            share: 1.0,
+            tokens: 0.0,
+            filled: At::default(),
+            reported: At::default(),
+            sent: Bytes(0),
+        }
     }
 
     fn fill(&mut self, at: At) {
-        if self.share < 1.0 && at.since(self.reported) >= FORGET {
+        while self.share < 1.0 && at.since(self.reported) >= FORGET {
             self.share = (self.share * 2.0).min(1.0);
-            self.reported = at;
+            self.reported = self.reported.after(FORGET);
         }
         self.tokens = (self.tokens + at.since(self.filled).as_secs_f64() * self.rate * self.share).min(self.burst);
         self.filled = self.filled.max(at);

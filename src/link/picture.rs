@@ -8,7 +8,7 @@ use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use serde_json::Value;
 
 use crate::geometry::{GeometryError, Layout, Rect, VisionShape};
-use crate::imaging::{FrameSource, ImagingError, Limits, Pyramid, Reading};
+use crate::imaging::{FrameSource, ImagingError, Limits, Pyramid, Reading, decoder_bytes};
 use crate::journal::FrameEntry;
 use crate::kernels::{Isa, Pool};
 use crate::units::{Bytes, Px};
@@ -54,6 +54,17 @@ const VIEW: Px = Px(1_344);
 const TILE: Px = Px(336);
 const PATCH: Px = Px(14);
 const MARK: [u8; 3] = [255, 0, 255];
+
+/// Most that [`draw`] holds for frames of at most `max_side` pixels a side, beside what a picture that isn't decoded by rows is admitted for.
+///
+/// # Errors
+/// None but of a shape that is fixed here.
+pub fn picture_bytes(max_side: Px) -> Result<Bytes, GeometryError> {
+    let shape = VisionShape::new(vec![VIEW], TILE, PATCH, [0.5; 3], [1.0; 3])?;
+    let (views, workshop) = Pyramid::bytes(&shape, max_side);
+    // The part that is cut out, and its smaller copies.
+    Ok(views + views + views + workshop + decoder_bytes(max_side))
+}
 
 /// Pixels, `[h, w, 3]`.
 struct Canvas {
@@ -179,4 +190,44 @@ fn around(rect: Rect, whole: [usize; 4]) -> [usize; 4] {
     let (x, w) = span(rect.x, rect.w, whole[0], whole[2]);
     let (y, h) = span(rect.y, rect.h, whole[1], whole[3]);
     [x, y, w.max(1), h.max(1)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::FrameState;
+    use crate::units::{FrameId, FrameNumber, UnixMillis};
+    use serde_json::json;
+
+    #[test]
+    fn pictures_keep_to_their_sizes() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/drawn.jpg");
+        let limits = Limits { max_side: Px(8_192), max_pixels: 1 << 26, whole: Bytes(0) };
+        let source = FrameSource::open(&path, &limits).unwrap();
+        let mut frame = FrameEntry {
+            number: FrameNumber(1),
+            id: FrameId([0; 8]),
+            sha256: source.digest.to_string(),
+            path,
+            w: source.size().0.0,
+            h: source.size().1.0,
+            bytes: 0,
+            seen_at: UnixMillis(0),
+            state: FrameState::Ready,
+            reason: None,
+            in_slot: false,
+            ingest_ms: None,
+            geotag: None,
+        };
+        let document = json!({ "receipt": { "evidence": [{ "frame": 0, "x": 100, "y": 200, "w": 400, "h": 300, "score": 1.0 }] } });
+        let drawn = |frame: &FrameEntry, document: &Value, kind| draw(frame, document, kind, &limits, &Reading::default());
+        let glimpse = drawn(&frame, &document, PictureKind::Glimpse).unwrap();
+        let evidence = drawn(&frame, &document, PictureKind::Evidence).unwrap();
+        assert!(glimpse.len() <= 2_048 && evidence.len() <= 24_576, "{} {}", glimpse.len(), evidence.len());
+        assert!(glimpse.starts_with(&[0xff, 0xd8]) && evidence.starts_with(&[0xff, 0xd8]));
+        // Without evidence, the whole frame.
+        assert!(drawn(&frame, &json!({}), PictureKind::Evidence).is_ok());
+        frame.sha256 = "another".into();
+        assert!(matches!(drawn(&frame, &document, PictureKind::Glimpse), Err(PictureError::Imaging(ImagingError::Changed { .. }))));
+    }
 }

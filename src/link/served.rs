@@ -114,6 +114,12 @@ fn cut(text: &str, most: usize) -> &str {
 }
 
 impl Served {
+    /// What all slots hold.
+    #[must_use]
+    pub fn bytes() -> crate::units::Bytes {
+        crate::units::Bytes::of::<u8>(SLOTS * (MAX_QUERY + size_of::<Slot>()) + SLOTS * Outbound::BYTES)
+    }
+
     fn find(&self, asker: Asker) -> Option<usize> {
         self.slots.iter().position(|slot| slot.phase != Phase::Free && slot.asker == asker)
     }
@@ -218,12 +224,14 @@ impl Served {
             self.counts.busy += 1;
             return refuse("busy", "too many open questions", SLOTS + 1, SLOTS);
         };
+        // What was measured of the same ground station a moment ago holds still.
+        let known = self.slots.iter().filter(|slot| slot.asker.source == asker.source).max_by_key(|slot| slot.heard).map(|slot| slot.rto);
         let slot = &mut self.slots[place];
+        slot.rto = known.unwrap_or_default();
         if !slot.query.begin(Kind::Query, head.count, at, slot.rto) {
             return refuse("long-query", "the query is too long for the link, in bytes", usize::from(head.count) * DATA, MAX_QUERY);
         }
         slot.asker = asker;
-        slot.rto = Rto::default();
         slot.phase = Phase::Reading;
         slot.heard = at;
         Ok(place)
@@ -334,6 +342,11 @@ impl Served {
                         self.free(place, at);
                         continue;
                     }
+                }
+                // Nobody took it up: asked again, it is read again.
+                Phase::Waiting { accept: None, progress_at, .. } if at.since(progress_at) > STRAY => {
+                    slot.phase = Phase::Free;
+                    continue;
                 }
                 Phase::Waiting { .. } => {}
                 Phase::Replying { .. } => {

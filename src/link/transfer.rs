@@ -75,6 +75,9 @@ impl Default for Outbound {
 }
 
 impl Outbound {
+    /// What one holds.
+    pub const BYTES: usize = MAX_TRANSFER + MAX_FRAGMENTS * size_of::<Option<At>>();
+
     /// Begins a transfer of what `fill` writes; `None` from it, or nothing written, begins none.
     pub fn begin(&mut self, fill: impl FnOnce(&mut [u8]) -> Option<usize>) -> bool {
         self.len = 0;

@@ -51,6 +51,15 @@ def check(binary):
         picture = daemon.folder / "glimpse.jpg"
         subprocess.run([*gcs("fetch", str(kept[0]["id"]), "glimpse"), "--out", str(picture)], check=True, timeout=200, stdout=subprocess.PIPE)
         assert picture.read_bytes()[:2] == b"\xff\xd8" and picture.stat().st_size <= 2_048
+        # The device is pulled out and put in again: both ends find it.
+        pty.terminate()
+        counts = json.loads(pty.communicate(timeout=10)[0].strip())
+        time.sleep(2)
+        pty = subprocess.Popen([sys.executable, str(ROOT / "tools/lossy-serial/lossy_serial.py"), "--a", a, "--b", b], stdout=subprocess.PIPE, text=True)
+        assert pty.stdout.readline().strip() == "ready"
+        status = subprocess.run(gcs("status"), check=True, timeout=60, stdout=subprocess.PIPE).stdout
+        assert json.loads(status)["questions"]["places"] > 0
+        assert "the device is not there" in daemon.told(), daemon.told()
         print(f"a glimpse of {picture.stat().st_size} bytes; all in {time.time() - begun:.0f} s", flush=True)
     except BaseException:
         print(daemon.told() if daemon else "", flush=True)
@@ -59,7 +68,6 @@ def check(binary):
         if daemon:
             daemon.close()
         pty.terminate()
-        counts = json.loads(pty.communicate(timeout=10)[0].strip())
     assert counts["a_to_b"]["most_in_10_s"] <= 10 * RATE, counts
     print(f"most bytes of the board in 1 s {counts['a_to_b']['most_in_1_s']}, in 10 s {counts['a_to_b']['most_in_10_s']}, at {RATE} bytes/s; {counts}", flush=True)
 

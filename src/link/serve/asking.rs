@@ -1,7 +1,7 @@
 //! What a line's ground stations want, handed in at the desk.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::journal::{Asked, FrameRef, Origin, Progress, Refused};
 use crate::link::clock::{At, Now};
@@ -11,12 +11,23 @@ use crate::link::serve::answers::{frame_line, question_line, write_lines};
 use crate::link::serve::follow::{Follow, Who};
 use crate::link::serve::host::Wanted;
 use crate::link::serve::run::{FOLLOWED, Runner};
-use crate::link::served::Asker;
+use crate::link::served::{Asker, SLOTS_A_SOURCE};
 use crate::link::standard::command::{Preset, Verdict};
 use crate::link::standard::ftp::{Found, Tree};
 use crate::link::standard::text::{INFO, WARNING};
 use crate::link::wire::{self, Accept, Kind, Piece, Reject};
-use crate::units::{FrameNumber, Millis, Tiles, Tokens};
+use crate::units::{FrameNumber, Millis, Tiles, Tokens, UnixMillis};
+
+/// The same words from the same source within such a time are the same question.
+const REPEATED: Duration = Duration::from_secs(10);
+
+/// Words that were asked a moment ago.
+pub struct Words {
+    source: Source,
+    sum: u32,
+    at: At,
+    since: UnixMillis,
+}
 
 /// A file that is being made is waited for.
 const DRAWING: Duration = Duration::from_secs(120);
@@ -61,8 +72,12 @@ impl Runner {
             }
             Wanted::Fetch { path, from, most } => {
                 let later = Later { asker, path, from, most, until: now.at.after(DRAWING) };
-                if !self.fetch(&later, now) && self.later.push(later).is_err() {
-                    self.refuse(asker, "busy", "too many pictures are being drawn", now);
+                if self.fetch(&later, now) {
+                    return;
+                }
+                match self.later.push(later) {
+                    Ok(()) => self.node.served.accept(&mut self.node.station, asker, Accept { id: 0, ahead: 0 }, now.at),
+                    Err(_) => self.refuse(asker, "busy", "too many pictures are being drawn", now),
                 }
             }
             Wanted::Frames(limit) => match self.desk.frames(usize::from(limit.clamp(1, 64)), None) {
@@ -132,6 +147,7 @@ impl Runner {
             if now.at > later.until {
                 self.refuse(later.asker, "no-file", "the picture was not drawn in time", now);
             } else if !self.fetch(&later, now) {
+                self.node.served.progress(&mut self.node.station, later.asker, "drawing", 0, "", now.at);
                 let _ = self.later.push(later);
             }
         }
@@ -162,11 +178,25 @@ impl Runner {
     }
 
     pub fn words(&mut self, source: Source, text: String, now: Now) {
-        // The same words again while they are worked on: a repeated packet, not a second question.
+        // The same words again at once: a packet that was repeated, not a second question. It has the same answer.
+        let sum = wire::crc32(text.as_bytes());
+        let fresh = |words: &&Words| (words.source, words.sum) == (source, sum) && now.at.since(words.at) < REPEATED;
+        let since = match self.words.iter().find(fresh) {
+            Some(words) => words.since,
+            None => {
+                let since = UnixMillis::of(SystemTime::now());
+                if self.words.is_full() {
+                    self.words.pop_front();
+                }
+                let _ = self.words.push_back(Words { source, sum, at: now.at, since });
+                since
+            }
+        };
         if self.follows.iter().any(|follow| follow.who == Who::Words(source) && follow.text == text) {
             return;
         }
-        let question = self.asked(&text, vec![FrameRef::Newest]);
+        let key = Some(format!("link/{source}/words/{}/{sum:08x}", since.0));
+        let question = Asked { key, ..self.asked(&text, vec![FrameRef::Newest]) };
         self.ask(Who::Words(source), question, now);
     }
 
@@ -177,6 +207,10 @@ impl Runner {
         }
         if self.follows.len() == FOLLOWED {
             return self.refused(who, "busy", "too many questions of this line are open", FOLLOWED + 1, FOLLOWED, now);
+        }
+        let own = self.follows.iter().filter(|follow| follow.who.source() == who.source()).count();
+        if own >= SLOTS_A_SOURCE {
+            return self.refused(who, "busy", "too many open questions of yours", own + 1, SLOTS_A_SOURCE, now);
         }
         let text = asked.text.clone();
         let id = match self.desk.ask(asked) {

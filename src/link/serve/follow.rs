@@ -26,6 +26,17 @@ pub enum Who {
     Words(Source),
 }
 
+impl Who {
+    pub fn source(&self) -> Source {
+        match self {
+            Self::Client(asker) => asker.source,
+            Self::Command(preset) => preset.source,
+            Self::Words(source) => *source,
+        }
+    }
+}
+
+/// A question that somebody waits for.
 pub struct Follow {
     pub who: Who,
     pub id: QuestionId,

@@ -13,11 +13,17 @@ use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use crate::config::Link;
+use crate::geometry::GeometryError;
 use crate::imaging::{Limits, Reading};
 use crate::journal::{Desk, Journal};
 use crate::link::key::{Key, KeyError};
+use crate::link::node::Node;
+use crate::link::picture::picture_bytes;
+use crate::link::served::Served;
 use crate::link::sign::{Floors, Signing};
+use crate::link::standard::ftp;
 use crate::link::transport::Line;
+use crate::units::{Bytes, Px};
 use run::Runner;
 
 /// Why a link doesn't start.
@@ -46,6 +52,15 @@ pub struct LinkSettings {
 
 /// What the link says of itself, for the log: never a key, never a payload.
 pub type Say = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// What `lines` lines hold, their pictures and files included, for frames of at most `max_side` pixels a side.
+///
+/// # Errors
+/// As [`picture_bytes`].
+pub fn link_bytes(lines: usize, max_side: Px) -> Result<Bytes, GeometryError> {
+    let line = Served::bytes() + Bytes::of::<Node>(1) + Bytes((2 * ftp::MAX_FILE) as u64);
+    Ok((0..lines).map(|_| line).sum::<Bytes>() + picture_bytes(max_side)?)
+}
 
 /// The link's threads; they end after `stop` was set.
 pub struct Running(Vec<JoinHandle<()>>);

@@ -12,7 +12,7 @@ use crate::link::geotag::Track;
 use crate::link::key::Key;
 use crate::link::node::{BoardStatus, Node, NodeSettings};
 use crate::link::serve::Say;
-use crate::link::serve::asking::Later;
+use crate::link::serve::asking::{Later, Words};
 use crate::link::serve::files::Files;
 use crate::link::serve::follow::{self, Follow};
 use crate::link::serve::host::{LineHost, Todo};
@@ -39,6 +39,7 @@ pub struct Runner {
     pub(super) key_path: Option<PathBuf>,
     pub(super) follows: Vec<Follow>,
     pub(super) later: heapless::Vec<Later, 8>,
+    pub(super) words: heapless::Deque<Words, 8>,
     pub(super) begun: Instant,
     pub(super) look_at: At,
     pub(super) newest: Option<FrameNumber>,
@@ -70,6 +71,7 @@ impl Runner {
             key_path,
             follows: Vec::with_capacity(FOLLOWED),
             later: heapless::Vec::new(),
+            words: heapless::Deque::new(),
             begun: Instant::now(),
             look_at: At::default(),
             newest: None,
