@@ -15,12 +15,12 @@ use uhr_edge::link::dialect::{
 use uhr_edge::link::frame::{self, Source};
 use uhr_edge::link::key::Key;
 use uhr_edge::link::node::{Event, Host, Node, NodeSettings};
-use uhr_edge::link::served::{SLOTS, SLOTS_A_SOURCE};
+use uhr_edge::link::served::{Asker, SLOTS, SLOTS_A_SOURCE};
 use uhr_edge::link::sign::{Floors, NoFloors, Signing};
 use uhr_edge::link::standard::ftp::{EachEntry, Found, Tree};
 use uhr_edge::link::standard::param::Params;
 use uhr_edge::link::station::{Station, tunnel};
-use uhr_edge::link::wire::{self, Asked, Header, Kind, Nack, Number, Query, Session};
+use uhr_edge::link::wire::{self, Accept, Asked, Header, Kind, Nack, Number, Query, Session};
 use uhr_edge::units::{BytesPerSecond, UnixMillis};
 
 const GROUND: Source = Source { system: 255, component: 190 };
@@ -30,8 +30,16 @@ fn now(ms: u64) -> Now {
     Now::new(At(Duration::from_millis(ms)), UnixMillis(NOON + ms as i64))
 }
 
+/// What came through, and who asked.
 #[derive(Default)]
-struct Seen(Vec<String>);
+struct Seen(Vec<String>, Vec<Asker>);
+
+/// The process's memory is looked at: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
 
 impl Tree for Seen {
     fn open(&mut self, _: &str) -> Found {
@@ -44,6 +52,9 @@ impl Tree for Seen {
 
 impl Host for Seen {
     fn event(&mut self, event: Event<'_>, _: Now) {
+        if let Event::Query(asker, _) = &event {
+            self.1.push(*asker);
+        }
         self.0.push(format!("{event:?}"));
     }
 }
@@ -111,6 +122,7 @@ fn command(nonce: f32) -> MavMessage {
 
 #[test]
 fn a_recorded_session_is_refused_before_and_after_a_restart() {
+    let _alone = alone();
     let kept = Kept::default();
     let mut ground = Signing::new(key(), 0, Box::<NoFloors>::default()).unwrap();
     let mut board = signed_node(&kept);
@@ -137,6 +149,7 @@ fn a_recorded_session_is_refused_before_and_after_a_restart() {
 
 #[test]
 fn a_million_mutated_packets_are_none_accepted() {
+    let _alone = alone();
     let kept = Kept::default();
     let mut board = signed_node(&kept);
     let mut ground = Signing::new(key(), 0, Box::<NoFloors>::default()).unwrap();
@@ -210,6 +223,7 @@ fn resident() -> u64 {
 
 #[test]
 fn ten_thousand_sessions_floods_and_nacks_cost_nothing() {
+    let _alone = alone();
     let mut board = node(None, false);
     let mut seen = Seen::default();
     let mut rejected = 0;
@@ -219,6 +233,9 @@ fn ten_thousand_sessions_floods_and_nacks_cost_nothing() {
         let source = Source { system: (at % 200) as u8 + 2, component: 190 };
         frame::write(&mut raw, source, at as u8, &query(at, at, "why?"));
         board.receive(raw.raw_bytes(), now(u64::from(at)), &mut seen);
+        for asker in seen.1.drain(..) {
+            board.served.accept(&mut board.station, asker, Accept { id: 1, ahead: 0 }, now(u64::from(at)).at);
+        }
         // NACKs and acknowledgements of what never was.
         for kind in [Kind::Nack, Kind::DoneAck, Kind::Cancel, Kind::Answer] {
             let mut data = [0; 112];
@@ -247,6 +264,7 @@ fn ten_thousand_sessions_floods_and_nacks_cost_nothing() {
 
 #[test]
 fn two_packets_may_come_unsigned_and_change_next_to_nothing() {
+    let _alone = alone();
     let mut board = signed_node(&Kept::default());
     let mut seen = Seen::default();
     let mut raw = MAVLinkV2MessageRaw::new();
@@ -283,6 +301,7 @@ fn two_packets_may_come_unsigned_and_change_next_to_nothing() {
 
 #[test]
 fn a_key_comes_by_a_wire_only() {
+    let _alone = alone();
     let setup = MavMessage::SETUP_SIGNING(SETUP_SIGNING_DATA {
         target_system: 1,
         target_component: 191,
@@ -304,6 +323,7 @@ fn a_key_comes_by_a_wire_only() {
 
 #[test]
 fn what_is_for_others_is_left_to_them() {
+    let _alone = alone();
     let mut board = node(None, true);
     let mut seen = Seen::default();
     let mut call = COMMAND_LONG_DATA { command: 400, target_system: 1, target_component: 1, ..COMMAND_LONG_DATA::DEFAULT };

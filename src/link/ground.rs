@@ -186,12 +186,12 @@ impl Ground {
             while let Some(heard) = self.station.next(now) {
                 match heard.message {
                     // MAV_TYPE_ONBOARD_CONTROLLER.
-                    MavMessage::HEARTBEAT(beat) if beat.mavtype == 18 && heard.source.component == ONBOARD_COMPUTER => {
-                        // An unsigned beat may say where to ask: what is asked and what is answered is signed.
-                        if self.board.is_none() {
-                            self.board = Some(heard.source);
-                            told(Told::Board(heard.source));
-                        }
+                    // An unsigned beat may say where to ask: what is asked and what is answered is signed.
+                    MavMessage::HEARTBEAT(beat)
+                        if beat.mavtype == 18 && heard.source.component == ONBOARD_COMPUTER && self.board.is_none() =>
+                    {
+                        self.board = Some(heard.source);
+                        told(Told::Board(heard.source));
                     }
                     MavMessage::TUNNEL(tunnel)
                         if tunnel.target_system == self.station.own.system && tunnel.target_component == self.station.own.component =>

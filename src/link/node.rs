@@ -142,14 +142,12 @@ impl Node {
     fn hear(&mut self, heard: &Heard, now: Now, host: &mut dyn Host) {
         let source = heard.source;
         match &heard.message {
-            MavMessage::HEARTBEAT(beat) => {
-                // MAV_AUTOPILOT_INVALID is no autopilot.
-                if source.component == AUTOPILOT && beat.autopilot != 8 && !self.learnt && source.system != 0 {
-                    self.learnt = true;
-                    if self.station.own.system != source.system {
-                        self.station.own.system = source.system;
-                        host.event(Event::Learnt(source.system), now);
-                    }
+            // MAV_AUTOPILOT_INVALID is no autopilot.
+            MavMessage::HEARTBEAT(beat) if source.component == AUTOPILOT && beat.autopilot != 8 && !self.learnt && source.system != 0 => {
+                self.learnt = true;
+                if self.station.own.system != source.system {
+                    self.station.own.system = source.system;
+                    host.event(Event::Learnt(source.system), now);
                 }
             }
             MavMessage::TUNNEL(packet) if self.names_us(packet.target_system, packet.target_component) => {
@@ -173,10 +171,10 @@ impl Node {
             MavMessage::PARAM_EXT_REQUEST_READ(request) if self.names_us(request.target_system, request.target_component) => {
                 param::read(&mut self.station, &self.params, text_of(&request.param_id), request.param_index, true);
             }
-            MavMessage::PARAM_SET(set) if self.names_us(set.target_system, set.target_component) => {
-                if param::set(&mut self.station, &mut self.params, set) {
-                    host.event(Event::Params(self.params), now);
-                }
+            MavMessage::PARAM_SET(set)
+                if self.names_us(set.target_system, set.target_component) && param::set(&mut self.station, &mut self.params, set) =>
+            {
+                host.event(Event::Params(self.params), now);
             }
             MavMessage::PARAM_EXT_SET(set) if self.names_us(set.target_system, set.target_component) => {
                 if text_of(&set.param_id) == ASK {

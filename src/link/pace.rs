@@ -19,9 +19,17 @@ const FORGET: Duration = Duration::from_secs(5);
 /// The least rate that a link can be given: a packet of the longest kind every two seconds.
 pub const MIN_RATE: BytesPerSecond = BytesPerSecond(200);
 
-/// A token bucket. In any 10 s it lets through at most 10 s' worth of its rate.
+/// The last second in as many parts, and the one at hand.
+const PARTS: usize = 20;
+
+/// A token bucket. In any second, and in any 10 s, it lets through at most as much as its rate says; a packet that is longer than a second's worth goes alone.
 pub struct Pace {
     rate: f64,
+    /// Bytes of any second.
+    second: u32,
+    /// Bytes by parts of a second, and the number of the last part.
+    parts: [u32; PARTS + 1],
+    part: u128,
     /// Most tokens.
     burst: f64,
     share: f64,
@@ -35,10 +43,14 @@ pub struct Pace {
 impl Pace {
     #[must_use]
     pub fn new(rate: BytesPerSecond) -> Self {
-        let rate = f64::from(rate.max(MIN_RATE).0);
+        let second = rate.max(MIN_RATE).0;
+        let rate = f64::from(second);
         let burst = PACKET + rate * LOOK;
         Self {
             rate: rate - burst / STRICT_SPAN,
+            second,
+            parts: [0; PARTS + 1],
+            part: 0,
             burst,
             share: 1.0,
             tokens: 0.0,
@@ -55,17 +67,26 @@ impl Pace {
         }
         self.tokens = (self.tokens + at.since(self.filled).as_secs_f64() * self.rate * self.share).min(self.burst);
         self.filled = self.filled.max(at);
+        let part = at.0.as_millis() / (1_000 / PARTS as u128);
+        let passed = part.saturating_sub(self.part);
+        for step in 1..=passed.min(PARTS as u128 + 1) {
+            self.parts[((self.part + step) % (PARTS as u128 + 1)) as usize] = 0;
+        }
+        self.part = self.part.max(part);
     }
 
     /// Whether a packet, however long, may go out now; [`Self::spend`] what it took.
     pub fn is_open(&mut self, at: At) -> bool {
         self.fill(at);
-        self.tokens >= PACKET
+        let sent: u32 = self.parts.iter().sum();
+        self.tokens >= PACKET && (sent == 0 || sent.saturating_add(PACKET as u32) <= self.second)
     }
 
     /// A packet of `len` bytes went out.
     pub fn spend(&mut self, len: usize) {
         self.tokens -= len as f64;
+        let part = &mut self.parts[(self.part % (PARTS as u128 + 1)) as usize];
+        *part = part.saturating_add(u32::try_from(len).unwrap_or(u32::MAX));
         self.sent += Bytes::of::<u8>(len);
     }
 
@@ -104,13 +125,21 @@ mod tests {
     }
 
     #[test]
-    fn no_ten_seconds_carry_more_than_the_rate() {
-        for (rate, len) in [(1_000, 158), (1_000, 280), (5_760, 21), (300, 280)] {
+    fn no_second_and_no_ten_carry_more_than_the_rate() {
+        for (rate, len) in [(1_000, 158), (1_152, 158), (1_000, 280), (5_760, 21), (100_000, 252), (300, 280)] {
             let mut pace = Pace::new(BytesPerSecond(rate));
+            let mut log = Vec::new();
             // Idle at first: the bucket is full when it begins.
-            let bytes = sent(&mut pace, 60_000, 70_000, len);
-            assert!(bytes <= 10 * rate as usize, "{bytes} at {rate}");
-            assert!(bytes + 2 * len + 300 >= 10 * rate as usize, "{bytes} at {rate}");
+            for ms in 60_000..75_000_u64 {
+                while pace.is_open(At(Duration::from_millis(ms))) {
+                    pace.spend(len);
+                    log.push(ms);
+                }
+            }
+            let most = |span: u64| log.iter().map(|from| log.iter().filter(|at| (*from..from + span).contains(at)).count() * len).max();
+            let (one, ten) = (most(1_000).unwrap(), most(10_000).unwrap());
+            assert!(one <= (rate as usize).max(len) && ten <= 10 * rate as usize, "{one} and {ten} at {rate}");
+            assert!(ten >= 7 * rate as usize, "{ten} at {rate}");
         }
     }
 

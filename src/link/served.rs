@@ -280,7 +280,7 @@ impl Served {
         let named = wire::crc32(stage.as_bytes());
         let wait = if words.is_empty() { if named == before { ALIVE_EVERY } else { STAGE_EVERY } } else { WORDS_EVERY };
         // The first of all says at once that there are words.
-        if at.since(progress_at) < wait && !(told == 0 && !words.is_empty()) {
+        if (words.is_empty() || told != 0) && at.since(progress_at) < wait {
             return;
         }
         let from = u32::try_from(told).unwrap_or(u32::MAX);

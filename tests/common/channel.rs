@@ -1,4 +1,5 @@
 //! One direction of a bad line, on a virtual clock, from a seed.
+#![allow(dead_code)]
 
 use std::collections::BTreeMap;
 

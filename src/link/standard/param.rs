@@ -76,7 +76,7 @@ impl Params {
         (value > 0).then_some(value)
     }
 
-    #[must_use]
+    /// Names and values.
     pub fn list(&self) -> impl Iterator<Item = (&'static str, f32)> + '_ {
         PARAMS.iter().zip(&self.values).map(|((name, ..), value)| (*name, *value))
     }

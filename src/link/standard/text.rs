@@ -65,6 +65,7 @@ impl Voice {
     }
 
     /// The next chunk to go out.
+    #[allow(clippy::should_implement_trait, reason = "what comes next depends on what is said meanwhile")]
     pub fn next(&mut self) -> Option<MavMessage> {
         let line = self.lines.front_mut()?;
         let from = usize::from(line.sequence) * CHUNK;
@@ -115,6 +116,7 @@ pub struct Words {
 }
 
 /// What a part of a text made of it.
+#[allow(clippy::large_enum_variant, reason = "it lives for one packet; a box would be an allocation a packet")]
 #[derive(Debug, PartialEq, Eq)]
 pub enum Part {
     /// There is more to come.

@@ -92,6 +92,7 @@ pub struct Progress<'a> {
 }
 
 /// How a question ended: the data of `ANSWER`.
+#[allow(clippy::large_enum_variant, reason = "made once an answer; a box would be an allocation")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Reply<'a> {
     Answered {
