@@ -26,6 +26,8 @@ pub mod board;
 
 pub mod journal;
 
+pub mod link;
+
 pub mod http;
 
 pub mod service;

@@ -69,6 +69,10 @@ count!(
     PerMille, u16, " per mille"
 );
 count!(
+    /// What a line may carry.
+    BytesPerSecond, u32, " bytes/s"
+);
+count!(
     /// Tiles of the views, each a picture for the encoder.
     Tiles, u32, " tiles"
 );

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Lowest rank first. `main.rs` is above all.
-const RANKS: [&str; 17] = [
+const RANKS: [&str; 18] = [
     "units", "kernels", "geometry", "config", "arena", "imaging", "compress", "engine", "planner", "pipeline", "report", "board",
-    "journal", "http", "service", "qualify", "cli",
+    "journal", "link", "http", "service", "qualify", "cli",
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

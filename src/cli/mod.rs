@@ -3,6 +3,7 @@
 mod ask;
 mod batch;
 mod compress;
+mod gcs;
 mod journal;
 mod model_logits;
 mod plan;
@@ -26,6 +27,7 @@ use crate::engine::{DecoderError, EngineError};
 use crate::http::HttpError;
 use crate::imaging::{ImagingError, LabelMapError, Limits};
 use crate::journal::JournalError;
+use crate::link::{KeyError, LinkError};
 use crate::pipeline::{Pipeline, PipelineError};
 use crate::planner::{CalibrationError, PlannerError};
 use crate::qualify::QualifyError;
@@ -80,6 +82,9 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Many frames times many questions
     Batch(batch::BatchArgs),
+    /// The ground station's side of the link
+    #[command(subcommand)]
+    Gcs(gcs::GcsCommand),
     /// How a running daemon stands
     Status(serve::StatusArgs),
     /// Print the memory map of a profile and a model, and what a question will take
@@ -148,6 +153,12 @@ pub enum CliError {
     Service(#[from] ServiceError),
     #[error(transparent)]
     Journal(Box<JournalError>),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("refused ({code}): {reason}")]
+    Rejected { code: String, reason: String },
     #[error("qualification not met")]
     NotQualified,
     #[error(transparent)]
@@ -183,6 +194,18 @@ impl CliError {
         match self {
             Self::Usage(_) => 2,
             Self::Output(_) | Self::Report(_) => 1,
+            Self::Link(LinkError::NoKey { .. }) => 2,
+            Self::Link(_) => 1,
+            Self::Key(error) => match error {
+                KeyError::File { .. } | KeyError::Open { .. } => 1,
+                KeyError::Text { .. } | KeyError::Passphrase { .. } | KeyError::Zero => 2,
+                KeyError::Length { .. } => 5,
+            },
+            Self::Rejected { code, .. } => match code.as_str() {
+                "deadline" | "budget" => 3,
+                "bad-question" | "bad-setting" => 2,
+                _ => 1,
+            },
             Self::Config(error) => config_code(error),
             Self::Imaging(error) => error.exit_code(),
             Self::LabelMap(error) => error.exit_code(),
@@ -296,6 +319,7 @@ impl Cli {
             Command::Journal(args) => journal::run(args, &self),
             Command::Replay(args) => replay::run(args, &self),
             Command::Batch(args) => batch::run(args, &self),
+            Command::Gcs(command) => gcs::run(command, &self),
             Command::Status(args) => serve::status(args, &self),
             Command::Ask(args) => ask::run(args, &self),
             Command::Plan(args) => plan::run(args, &self),

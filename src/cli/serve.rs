@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::io::{Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -12,11 +14,12 @@ use crate::board;
 use crate::cli::ask::calibrate;
 use crate::cli::{Cli, CliError, say, watch};
 use crate::compress::regions::Method;
-use crate::config::Profile;
+use crate::config::{LinkAddress, LinkLine, Profile};
 use crate::http::{self, HttpSettings, Token, http_bytes};
-use crate::imaging::Reading;
+use crate::imaging::{Limits, Reading};
 use crate::journal::{Journal, JournalLimits, Status};
-use crate::pipeline::{Engines, Pipeline};
+use crate::link::{self, LinkSettings, link_bytes};
+use crate::pipeline::{Engines, Pipeline, PipelineError};
 use crate::planner::Line;
 use crate::service::{self, Log, Service, ServiceError, ServiceSettings};
 use crate::units::Bytes;
@@ -32,6 +35,15 @@ pub struct ServeArgs {
     /// What a client of HTTP must present: the first line of a file that only its owner can read; needed where ADDR isn't of this machine alone
     #[arg(long, value_name = "FILE")]
     token: Option<PathBuf>,
+    /// A line to ground stations: serial:DEVICE:BAUD or udp:HOST:PORT; repeat it for more [default: the profile's]
+    #[arg(long, value_name = "LINE")]
+    link: Vec<LinkAddress>,
+    /// Of all lines of --link: what both ends share, made by `gcs key`
+    #[arg(long, value_name = "FILE", requires = "link")]
+    key: Option<PathBuf>,
+    /// Lines of --link answer without a key, whoever is on them
+    #[arg(long, requires = "link", conflicts_with = "key")]
+    insecure: bool,
     /// Frames, questions and answers; the spool folder is beside it [default: the profile's, uhr-edge/journal.sqlite where it has none]
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
@@ -59,6 +71,10 @@ impl ServeArgs {
         if let Some(file) = &self.journal {
             profile.journal.file.clone_from(file);
         }
+        if !self.link.is_empty() {
+            let line = |to: &LinkAddress| LinkLine { key: self.key.clone(), insecure: self.insecure, ..LinkLine::new(to.clone()) };
+            profile.link.lines = self.link.iter().map(line).collect();
+        }
     }
 }
 
@@ -78,13 +94,20 @@ pub fn run(args: &ServeArgs, cli: &Cli) -> Result<(), CliError> {
     let mut pipeline = Pipeline::new(profile.clone(), manifest, engines, &method, resident)?;
     let watch = watch(&mut pipeline)?;
     calibrate(&mut pipeline, cli, false)?;
+    // What pictures of answers may hold that aren't decoded by rows: that part is HTTP's where there is HTTP, and none is left then.
+    let mut whole = Bytes(0);
+    if !profile.link.lines.is_empty() {
+        let bytes = link_bytes(profile.link.lines.len(), profile.frame.max_side).map_err(PipelineError::from)?;
+        let line = Line { what: "the link and its pictures", bytes };
+        whole = pipeline.set_aside(line, if profile.serve.http.is_some() { u64::MAX } else { ZOOM_SHARE })?;
+    }
     let door = match profile.serve.http {
         Some(address) => Some(door(address, args.token.as_deref(), &profile, &mut pipeline)?),
         None => None,
     };
     let calibrated = pipeline.costs().calibration.is_some();
     let name = cli.profile.clone();
-    let own = ServeArgs { capture: args.capture.clone(), http: args.http, token: None, journal: args.journal.clone() };
+    let own = ServeArgs { capture: args.capture.clone(), http: args.http, journal: args.journal.clone(), ..ServeArgs::default() };
     let reread = name.ends_with(".toml").then(|| {
         Box::new(move || {
             let mut profile = Profile::load(&name).map_err(|error| error.to_string())?;
@@ -92,9 +115,16 @@ pub fn run(args: &ServeArgs, cli: &Cli) -> Result<(), CliError> {
             Ok(profile)
         }) as Box<dyn Fn() -> Result<Profile, String> + Send>
     });
+    let reading = Reading { bands: profile.frame.bands, allow_truncated: false };
+    let link = LinkSettings { link: profile.link.clone(), limits: Limits { whole, ..pipeline.limits() }, reading };
     let settings = ServiceSettings { profile, reread, calibrated, begun, load };
-    let service = Service::new(settings, journal, pipeline, Some(watch), log)?;
-    Ok(service.run(door)?)
+    let service = Service::new(settings, journal, pipeline, Some(watch), log.clone())?;
+    let stop = service.stopping();
+    let running = link::serve(&service.desk(), &link, &stop, &(Arc::new(move |text: &str| log.info(text)) as link::Say))?;
+    let ended = service.run(door);
+    stop.store(true, Ordering::Relaxed);
+    running.join();
+    Ok(ended?)
 }
 
 /// Of what the memory plan leaves, one part in so many is for pictures that the viewer's tiles are made of and that can't be decoded by rows.

@@ -5,6 +5,7 @@
 
 mod budget;
 mod device;
+mod link;
 mod manifest;
 mod policy;
 mod profile;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 
 pub use budget::{Budget, PRESETS};
 pub use device::{Device, LadderStep, Qualification, Thermal};
+pub use link::{Link, LinkAddress, LinkLine};
 pub use manifest::{Digest, Language, Manifest, Prompt, Vision};
 pub use policy::{ClusterOn, ClusterRule, ImportanceRows, Keep, POLICIES, Padding, Policy, Start, Stop};
 pub use profile::{Bands, Birch, Compression, EngineKind, Engines, FrameLimits, Profile, Shim, TokenLimits};

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::config::device::{QualificationFile, ThermalFile};
+use crate::config::link::LinkFile;
 use crate::config::serve::{JournalFile, ServeFile};
-use crate::config::{Budget, ConfigError, Device, JournalSettings, LadderStep, PRESETS, Qualification, Serve, Thermal, parse};
+use crate::config::{Budget, ConfigError, Device, JournalSettings, LadderStep, Link, PRESETS, Qualification, Serve, Thermal, parse};
 use crate::units::{Bytes, Px, Tokens};
 
 /// Profiles that a lone binary knows: name and text.
@@ -38,6 +39,7 @@ pub struct Profile {
     pub qualification: Qualification,
     pub serve: Serve,
     pub journal: JournalSettings,
+    pub link: Link,
 }
 
 /// The largest frame a profile admits, and how many it holds at once.
@@ -168,6 +170,8 @@ struct ProfileFile {
     serve: ServeFile,
     #[serde(default)]
     journal: JournalFile,
+    #[serde(default)]
+    link: LinkFile,
 }
 
 #[derive(Deserialize)]
@@ -335,6 +339,7 @@ impl Profile {
         let qualification = file.qualification.check().map_err(refused)?;
         let serve = file.serve.check().map_err(refused)?;
         let journal = file.journal.check().map_err(refused)?;
+        let link = file.link.check().map_err(refused)?;
         let thermal = file.thermal.map(|thermal| thermal.check()).transpose().map_err(refused)?;
         Ok(Self {
             memory_limit: Bytes(file.memory.limit_mib << 20),
@@ -367,6 +372,7 @@ impl Profile {
             qualification,
             serve,
             journal,
+            link,
             name: file.name,
         })
     }

@@ -8,6 +8,7 @@ mod desk;
 mod export;
 mod frames;
 mod layers;
+mod link;
 mod names;
 mod questions;
 mod queue;

@@ -1,0 +1,339 @@
+//! What a hostile or broken peer can do to a link: nothing but count.
+
+#[path = "common/channel.rs"]
+mod channel;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use channel::Seeded;
+use mavlink_core::MAVLinkV2MessageRaw;
+use uhr_edge::link::clock::{At, Now};
+use uhr_edge::link::dialect::{
+    COMMAND_LONG_DATA, HEARTBEAT_DATA, MavMessage, RADIO_STATUS_DATA, SETUP_SIGNING_DATA, STATUSTEXT_DATA, TUNNEL_DATA,
+};
+use uhr_edge::link::frame::{self, Source};
+use uhr_edge::link::key::Key;
+use uhr_edge::link::node::{Event, Host, Node, NodeSettings};
+use uhr_edge::link::served::{Asker, SLOTS, SLOTS_A_SOURCE};
+use uhr_edge::link::sign::{Floors, NoFloors, Signing};
+use uhr_edge::link::standard::ftp::{EachEntry, Found, Tree};
+use uhr_edge::link::standard::param::Params;
+use uhr_edge::link::station::{Station, tunnel};
+use uhr_edge::link::wire::{self, Accept, Asked, Header, Kind, Nack, Number, Query, Session};
+use uhr_edge::units::{BytesPerSecond, UnixMillis};
+
+const GROUND: Source = Source { system: 255, component: 190 };
+const NOON: i64 = 1_800_000_000_000;
+
+fn now(ms: u64) -> Now {
+    Now::new(At(Duration::from_millis(ms)), UnixMillis(NOON + ms as i64))
+}
+
+/// What came through, and who asked.
+#[derive(Default)]
+struct Seen(Vec<String>, Vec<Asker>);
+
+/// The process's memory is looked at: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Tree for Seen {
+    fn open(&mut self, _: &str) -> Found {
+        Found::Missing
+    }
+    fn list(&mut self, _: &str, _: &mut EachEntry<'_>) -> bool {
+        false
+    }
+}
+
+impl Host for Seen {
+    fn event(&mut self, event: Event<'_>, _: Now) {
+        if let Event::Query(asker, _) = &event {
+            self.1.push(*asker);
+        }
+        self.0.push(format!("{event:?}"));
+    }
+}
+
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Option<Vec<u8>>>>);
+
+impl Floors for Kept {
+    fn load(&mut self) -> Result<Option<Vec<u8>>, String> {
+        Ok(self.0.lock().unwrap().clone())
+    }
+    fn store(&mut self, memory: &[u8]) -> Result<(), String> {
+        *self.0.lock().unwrap() = Some(memory.to_owned());
+        Ok(())
+    }
+}
+
+fn key() -> Key {
+    Key::from_passphrase("of the test's own").unwrap()
+}
+
+fn node(signing: Option<Signing>, wired: bool) -> Node {
+    let station = Station::new(Source { system: 1, component: 0 }, BytesPerSecond(100_000), signing);
+    Node::new(station, NodeSettings { system: 1, wired, ftp_data: 212 }, Params::default())
+}
+
+fn signed_node(kept: &Kept) -> Node {
+    node(Some(Signing::new(key(), 0, Box::new(kept.clone())).unwrap()), false)
+}
+
+/// A ground station's packet.
+fn packet(signing: Option<&mut Signing>, message: &MavMessage, sequence: u8, ms: u64) -> Vec<u8> {
+    let mut raw = MAVLinkV2MessageRaw::new();
+    match signing {
+        None => frame::write(&mut raw, GROUND, sequence, message),
+        Some(signing) => {
+            frame::write_for_signing(&mut raw, GROUND, sequence, message);
+            signing.sign(&mut raw, now(ms));
+        }
+    }
+    raw.raw_bytes().to_vec()
+}
+
+const BOARD: Source = Source { system: 1, component: 191 };
+
+fn query(session: u32, number: u32, text: &str) -> MavMessage {
+    let mut room = [0; 512];
+    let asked = Asked { text, frames: heapless::Vec::new(), budget: None, deadline_ms: None, max_new: None, seed: None };
+    let len = wire::record(&Query::Ask(asked), &mut room).unwrap().len();
+    let len = wire::seal(&mut room, len).unwrap();
+    let header = Header { kind: Kind::Query, session: Session(session), number: Number(number), index: 0, count: 1 };
+    tunnel(BOARD, header, &room[..len])
+}
+
+fn command(nonce: f32) -> MavMessage {
+    MavMessage::COMMAND_LONG(COMMAND_LONG_DATA {
+        command: 31_010,
+        param1: 1.0,
+        param2: nonce,
+        target_system: 1,
+        target_component: 191,
+        ..COMMAND_LONG_DATA::DEFAULT
+    })
+}
+
+#[test]
+fn a_recorded_session_is_refused_before_and_after_a_restart() {
+    let _alone = alone();
+    let kept = Kept::default();
+    let mut ground = Signing::new(key(), 0, Box::<NoFloors>::default()).unwrap();
+    let mut board = signed_node(&kept);
+    let mut seen = Seen::default();
+    let mut recorded = Vec::new();
+    for at in 0..100 {
+        let message = if at % 2 == 0 { query(7, at, "why?") } else { command(at as f32) };
+        let bytes = packet(Some(&mut ground), &message, at as u8, u64::from(at) * 50);
+        board.receive(&bytes, now(u64::from(at) * 50), &mut seen);
+        recorded.push(bytes);
+    }
+    assert!(!seen.0.is_empty());
+    let refuses = |mut board: Node| {
+        let mut seen = Seen::default();
+        for bytes in &recorded {
+            board.receive(bytes, now(6_000), &mut seen);
+        }
+        assert!(seen.0.is_empty(), "{:?}", seen.0);
+        assert_eq!(board.station.counts().replayed, 100);
+    };
+    refuses(board);
+    refuses(signed_node(&kept));
+}
+
+#[test]
+fn a_million_mutated_packets_are_none_accepted() {
+    let _alone = alone();
+    let kept = Kept::default();
+    let mut board = signed_node(&kept);
+    let mut ground = Signing::new(key(), 0, Box::<NoFloors>::default()).unwrap();
+    let mut other = Signing::new(Key::from_passphrase("somebody else's").unwrap(), 0, Box::<NoFloors>::default()).unwrap();
+    let mut random = Seeded(3);
+    let mut seen = Seen::default();
+    let originals: Vec<Vec<u8>> = (0..64)
+        .map(|at| {
+            let message = match at % 4 {
+                0 => query(at, at, "how many ships are there?"),
+                1 => command(at as f32),
+                2 => MavMessage::STATUSTEXT(STATUSTEXT_DATA { text: "uhr: why?".into(), ..STATUSTEXT_DATA::DEFAULT }),
+                _ => MavMessage::SETUP_SIGNING(SETUP_SIGNING_DATA {
+                    target_system: 1,
+                    target_component: 191,
+                    secret_key: [9; 32],
+                    ..SETUP_SIGNING_DATA::DEFAULT
+                }),
+            };
+            packet(Some(&mut ground), &message, at as u8, u64::from(at))
+        })
+        .collect();
+    let started = resident();
+    for round in 0..1_000_000_u64 {
+        let mut bytes = originals[(round % 64) as usize].clone();
+        match random.below(4) {
+            0 => {
+                // One to eight flipped bits, checksum made to fit again in half of them.
+                for _ in 0..=random.below(8) {
+                    let bit = random.below(bytes.len() as u64 * 8) as usize;
+                    bytes[bit / 8] ^= 1 << (bit % 8);
+                }
+                if random.below(2) == 0 && bytes[0] == 0xfd {
+                    let end = 10 + usize::from(bytes[1]);
+                    let id = u32::from_le_bytes([bytes[7], bytes[8], bytes[9], 0]);
+                    if end + 2 <= bytes.len() {
+                        use mavlink_core::Message;
+                        let crc = mavlink_core::calculate_crc(&bytes[1..end], MavMessage::extra_crc(id));
+                        bytes[end..end + 2].copy_from_slice(&crc.to_le_bytes());
+                    }
+                }
+                if bytes == originals[(round % 64) as usize] {
+                    continue;
+                }
+            }
+            1 => bytes.truncate(random.below(bytes.len() as u64) as usize),
+            2 => {
+                let message = query(random.next() as u32, 1, "why?");
+                bytes = packet(Some(&mut other), &message, round as u8, round / 1_000);
+            }
+            _ => {
+                // Unsigned, as it is or with the flag taken off.
+                bytes = packet(None, &command(round as f32), round as u8, 0);
+            }
+        }
+        // A gap, so that what was cut off is not completed by the next.
+        board.receive(&bytes, now(round), &mut seen);
+        board.receive(&[0; 300], now(round), &mut seen);
+        assert!(seen.0.is_empty(), "round {round}: {:?}", seen.0);
+    }
+    assert_eq!(board.served.open(), 0);
+    let grown = resident().saturating_sub(started);
+    println!("1,000,000 mutated packets: none accepted, {:?}, resident set grown by {grown} KiB", board.station.counts());
+    assert!(grown < 4_096, "{grown} KiB");
+}
+
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    status.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4
+}
+
+#[test]
+fn ten_thousand_sessions_floods_and_nacks_cost_nothing() {
+    let _alone = alone();
+    let mut board = node(None, false);
+    let mut seen = Seen::default();
+    let mut rejected = 0;
+    let started = resident();
+    for at in 0..10_000_u32 {
+        let mut raw = MAVLinkV2MessageRaw::new();
+        let source = Source { system: (at % 200) as u8 + 2, component: 190 };
+        frame::write(&mut raw, source, at as u8, &query(at, at, "why?"));
+        board.receive(raw.raw_bytes(), now(u64::from(at)), &mut seen);
+        for asker in seen.1.drain(..) {
+            board.served.accept(&mut board.station, asker, Accept { id: 1, ahead: 0 }, now(u64::from(at)).at);
+        }
+        // NACKs and acknowledgements of what never was.
+        for kind in [Kind::Nack, Kind::DoneAck, Kind::Cancel, Kind::Answer] {
+            let mut data = [0; 112];
+            let len = wire::record(&Nack { first: 60_000, missing: &[255; 96] }, &mut data).unwrap().len();
+            let header = Header { kind, session: Session(at ^ 1), number: Number(at), index: 0, count: 1 };
+            frame::write(&mut raw, source, 0, &tunnel(BOARD, header, &data[..len]));
+            board.receive(raw.raw_bytes(), now(u64::from(at)), &mut seen);
+        }
+        board.tick(now(u64::from(at)));
+        while let Some(bytes) = board.transmit(now(u64::from(at))) {
+            rejected += u32::from(bytes.len() > 40 && bytes[7] == 129);
+        }
+    }
+    assert_eq!(seen.0.len(), SLOTS);
+    assert_eq!(board.served.open(), SLOTS);
+    assert!(rejected > 1_000 && board.served.counts.busy > 9_000, "{rejected} {:?}", board.served.counts);
+    assert!(resident().saturating_sub(started) < 4_096);
+    // One source holds a few and no more.
+    let mut board = node(None, false);
+    let mut seen = Seen::default();
+    for at in 0..100 {
+        board.receive(&packet(None, &query(9, at, "why?"), 0, 0), now(0), &mut seen);
+    }
+    assert_eq!(seen.0.len(), SLOTS_A_SOURCE);
+}
+
+#[test]
+fn two_packets_may_come_unsigned_and_change_next_to_nothing() {
+    let _alone = alone();
+    let mut board = signed_node(&Kept::default());
+    let mut seen = Seen::default();
+    let mut raw = MAVLinkV2MessageRaw::new();
+    let beat = MavMessage::HEARTBEAT(HEARTBEAT_DATA { autopilot: 3, mavtype: 2, ..HEARTBEAT_DATA::DEFAULT });
+    for system in [7, 9] {
+        frame::write(&mut raw, Source { system, component: 1 }, 0, &beat);
+        board.receive(raw.raw_bytes(), now(0), &mut seen);
+    }
+    // Once.
+    assert_eq!((seen.0.as_slice(), board.station.own.system), (&["Learnt(7)".to_owned()][..], 7));
+    let mut sent = |from: u64, report: bool, board: &mut Node| {
+        let mut bytes = 0;
+        for ms in from..from + 10_000 {
+            if report && ms % 100 == 0 {
+                let status = MavMessage::RADIO_STATUS(RADIO_STATUS_DATA { txbuf: 0, ..RADIO_STATUS_DATA::DEFAULT });
+                frame::write(&mut raw, Source { system: 51, component: 68 }, 0, &status);
+                board.receive(raw.raw_bytes(), now(ms), &mut Seen::default());
+            }
+            while board.station.room() > 0 {
+                board.station.tell(beat.clone());
+            }
+            while let Some(packet) = board.transmit(now(ms)) {
+                bytes += packet.len();
+            }
+        }
+        bytes
+    };
+    let free = sent(1_000, false, &mut board);
+    let slowed = sent(20_000, true, &mut board);
+    assert!(free > 900_000 && free <= 1_000_000, "{free}");
+    // A sixteenth, and no less.
+    assert!((free / 17..free / 14).contains(&slowed), "{slowed} of {free}");
+}
+
+#[test]
+fn a_key_comes_by_a_wire_only() {
+    let _alone = alone();
+    let setup = MavMessage::SETUP_SIGNING(SETUP_SIGNING_DATA {
+        target_system: 1,
+        target_component: 191,
+        secret_key: [9; 32],
+        ..SETUP_SIGNING_DATA::DEFAULT
+    });
+    for (wired, wanted) in [(false, 0), (true, 1)] {
+        let mut seen = Seen::default();
+        node(None, wired).receive(&packet(None, &setup, 0, 0), now(0), &mut seen);
+        assert_eq!(seen.0.len(), wanted);
+        // Never in a log.
+        assert!(seen.0.iter().all(|event| event == "NewKey(Key(…))"));
+    }
+    let zero = MavMessage::SETUP_SIGNING(SETUP_SIGNING_DATA { target_system: 1, target_component: 191, ..SETUP_SIGNING_DATA::DEFAULT });
+    let mut seen = Seen::default();
+    node(None, true).receive(&packet(None, &zero, 0, 0), now(0), &mut seen);
+    assert!(seen.0.is_empty());
+}
+
+#[test]
+fn what_is_for_others_is_left_to_them() {
+    let _alone = alone();
+    let mut board = node(None, true);
+    let mut seen = Seen::default();
+    let mut call = COMMAND_LONG_DATA { command: 400, target_system: 1, target_component: 1, ..COMMAND_LONG_DATA::DEFAULT };
+    for (component, answers) in [(1, 0), (0, 0), (191, 1)] {
+        call.target_component = component;
+        board.receive(&packet(None, &MavMessage::COMMAND_LONG(call.clone()), 0, 0), now(0), &mut seen);
+        assert_eq!(std::iter::from_fn(|| board.station.waiting()).count(), answers, "component {component}");
+    }
+    let stray = MavMessage::TUNNEL(TUNNEL_DATA { payload_type: 1, target_system: 1, target_component: 191, ..TUNNEL_DATA::DEFAULT });
+    board.receive(&packet(None, &stray, 0, 0), now(0), &mut seen);
+    assert!(seen.0.is_empty());
+    assert_eq!(board.station.counts().bad_fragments, 0);
+}

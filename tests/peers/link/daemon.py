@@ -1,0 +1,89 @@
+"""A daemon with uhr-nano and the committed frame, for the clients of the link."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
+PASSPHRASE = "the-peers-of-the-link"
+PRESETS = ["How many ships are there?", "What colour is the largest building?"]
+
+
+def free_port(kind=socket.SOCK_DGRAM):
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Daemon:
+    """`lines`: each a line's address and whether it has the key."""
+
+    def __init__(self, binary, lines):
+        self.folder = Path(tempfile.mkdtemp(prefix="uhr-link-"))
+        self.binary = str(Path(binary).resolve())
+        self.key = self.folder / "link.key"
+        subprocess.run([self.binary, "gcs", "key", "from-passphrase", str(self.key)], input=PASSPHRASE + "\n", text=True, check=True, stdout=subprocess.PIPE)
+        (self.folder / "capture").mkdir()
+        shutil.copy(ROOT / "samples/drawn.jpg", self.folder / "capture")
+        self.http = free_port(socket.SOCK_STREAM)
+        profile = (ROOT / "firmware-config/host.toml").read_text()
+        profile += f'\n[serve]\ncapture = ["{self.folder}/capture"]\nhttp = "127.0.0.1:{self.http}"\n'
+        profile += f'\n[journal]\nfile = "{self.folder}/journal.sqlite"\n\n[link]\npresets = {json.dumps(PRESETS)}\n'
+        for address, keyed in lines:
+            security = f'key-file = "{self.key}"' if keyed else "insecure = true"
+            profile += f'\n[[link.lines]]\nto = "{address}"\n{security}\n'
+        (self.folder / "profile.toml").write_text(profile)
+        self.log = open(self.folder / "log", "w+b")
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen([self.binary, "--profile", str(self.folder / "profile.toml"), "serve"], cwd=ROOT, stdout=self.log, stderr=self.log)
+        end = time.time() + 120
+        while time.time() < end:
+            try:
+                if any(frame["state"] == "ready" for frame in self.get("/api/frames")["frames"]):
+                    return
+            except OSError:
+                pass
+            assert self.process.poll() is None, self.told()
+            time.sleep(0.2)
+        raise AssertionError("the daemon is not ready after two minutes\n" + self.told())
+
+    def told(self):
+        return (self.folder / "log").read_text(errors="replace")
+
+    def get(self, path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=10) as reply:
+            return json.load(reply)
+
+    def answer(self, number):
+        """The text of an answer in the journal."""
+        return self.get(f"/api/answers/{number}")["text"]
+
+    def questions(self):
+        return self.get("/api/questions?limit=200")["questions"]
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait(30)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def run(check):
+    """Runs `check(binary)` with what the command line says; says how it ended."""
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--binary", required=True)
+    parser.add_argument("--cache")
+    args = parser.parse_args()
+    check(args.binary)
+    print("ok", flush=True)
+    os._exit(0)
