@@ -437,24 +437,27 @@ fn the_encoder_runs_over_the_real_shim() {
     assert_eq!(bench.live(), 0);
 }
 
-/// By hand, over the real runtime of the package `tensorrt_lean_cu12_libs`: `UHR_TENSORRT_LEAN` names its `libnvinfer_lean.so.10`, `TENSORRT_INCLUDE` headers
-/// of 10.x no newer than it; those of another major are told so.
+/// By hand, over a real runtime: `UHR_TENSORRT_LIBRARY` names it (`libnvinfer_lean.so.10` of the package `tensorrt_lean_cu12_libs`, or `libtensorrt_rtx.so.1` of
+/// `tensorrt_rtx_cu12_libs`), `TENSORRT_INCLUDE` headers no newer than it; those of another major are told so.
 #[test]
-#[ignore = "wants the real tensorrt_lean library, and a machine without a GPU"]
-fn the_real_runtime_without_a_gpu_is_told_so() {
+#[ignore = "wants a real TensorRT library, and a machine without a GPU"]
+fn a_real_runtime_without_a_gpu_is_told_so() {
     let Some(bench) = Bench::new() else { return };
-    let lean = std::env::var("UHR_TENSORRT_LEAN").unwrap();
+    let library = std::env::var("UHR_TENSORRT_LIBRARY").unwrap();
+    let major = bench.headers().0;
     let shim = bench.path("libuhr_shim.so");
-    let found = ShimTable::load(&Libraries { shim: &shim, tensorrt: Some(lean.as_ref()), cuda: None }).err().unwrap().to_string();
+    let found = ShimTable::load(&Libraries { shim: &shim, tensorrt: Some(library.as_ref()), cuda: None }).err().unwrap().to_string();
     println!("{found}");
-    if bench.headers().0 != 10 {
-        return assert!(found.starts_with("another TensorRT: ") && found.contains("found 10."), "{found}");
+    if !library.ends_with(&format!(".so.{major}")) {
+        return assert!(found.starts_with("another TensorRT: "), "{found}");
     }
-    assert!(found.starts_with("no usable GPU: TensorRT 10."), "{found}");
-    // Its factory, told of a GPU that isn't there.
-    let table = bench.load_with(["libuhr_shim.so", &lean, "libfakecuda.so"]).unwrap();
-    let found = Device::open(&table, 0).err().unwrap().to_string();
+    assert!(found.starts_with(&format!("no usable GPU: TensorRT {major}.")), "{found}");
+    // Told of a GPU that isn't there, TensorRT's factory makes no runtime; that of TensorRT-RTX makes one, which reads no plan.
+    let table = bench.load_with(["libuhr_shim.so", &library, "libfakecuda.so"]).unwrap();
+    let found = Device::open(&table, 0).and_then(|device| device.engine(&sealed(&device.identity()?, b"no plan"), &[]));
+    let found = found.err().unwrap().to_string();
     println!("{found}");
-    assert!(found.contains("TensorRT made no runtime: "), "{found}");
+    let wanted = if major >= 10 { "TensorRT made no runtime: " } else { "an engine's plan refused: " };
+    assert!(found.contains(wanted), "{found}");
     assert_eq!(bench.live(), 0);
 }

@@ -5,6 +5,7 @@
 inside && /^};/ { print "};\n"; inside = 0 }
 inside {
     if ($0 ~ /^(\{|public:)/) next
+    if ($0 ~ /^#/) { print; next }
     statement = statement " " $0
     if (statement !~ /;[ \t]*$/) next
     if (match(statement, /= 0;/)) {
