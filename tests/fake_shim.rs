@@ -17,7 +17,7 @@ use uhr_edge::compress::{Mode, Selector};
 use uhr_edge::config::{Budget, Manifest, Profile};
 use uhr_edge::engine::onnx::EncoderShape;
 use uhr_edge::engine::tensorrt::fake::{self, FakeDevice, FakeSettings, Live, POISON};
-use uhr_edge::engine::tensorrt::{Bound, Device, Dtype, ShimError, TensorInfo, TensorrtEncoder};
+use uhr_edge::engine::tensorrt::{Bound, Device, Dtype, ShimError, TensorInfo, TensorrtEncoder, sealed};
 use uhr_edge::engine::{Decoder, EngineError, Segment, VisionEncoder};
 use uhr_edge::imaging::{FrameSource, Limits};
 use uhr_edge::pipeline::{Engines, Frame, Pipeline, PipelineError, Request};
@@ -307,7 +307,7 @@ fn what_is_read_before_its_work_is_done_is_poison() {
     let (fake, device) = opened();
     let stream = device.stream().unwrap();
     let tensors = [(c"features", TensorInfo::new(Dtype::F16, &[0, 2])), (c"rows", TensorInfo::new(Dtype::F32, &[0, 3]))];
-    let engine = device.engine(PROJECT, &tensors).unwrap();
+    let engine = device.engine(&sealed(&fake::IDENTITY, PROJECT), &tensors).unwrap();
     let mut from = device.host::<f16>("features in", 4).unwrap();
     let mut to = device.host::<f32>("rows out", 6).unwrap();
     let (features, rows) = (device.buffer::<f16>("features", 4).unwrap(), device.buffer::<f32>("rows", 6).unwrap());
@@ -358,7 +358,7 @@ fn what_does_not_fit_is_refused_with_wanted_and_found() {
     let (_fake, device) = opened();
     let (_other, elsewhere) = opened();
     let stream = device.stream().unwrap();
-    let engine = device.engine(PROJECT, &[]).unwrap();
+    let engine = device.engine(&sealed(&fake::IDENTITY, PROJECT), &[]).unwrap();
     let mut host = device.host::<f16>("features in", 4).unwrap();
     let (small, foreign) = (device.buffer::<f16>("features", 2).unwrap(), elsewhere.buffer::<f16>("features", 4).unwrap());
     let rows = device.buffer::<f32>("rows", 6).unwrap();
@@ -372,18 +372,22 @@ fn what_does_not_fit_is_refused_with_wanted_and_found() {
         (run([&[2, 2], &[2, 3]]), "features: wanted 4 values, found room for 2"),
         (run([&[1, 2], &[1, 4]]), "found features f16 [1, 2], rows f32 [1, 4]"),
         (run([&[1, 2], &[2, 3]]), "found features f16 [1, 2], rows f32 [2, 3]"),
-        (device.engine(b"{}", &[]).err().unwrap().to_string(), "status -5: wanted a plan of the fake shim"),
+        (device.engine(&sealed(&fake::IDENTITY, b"{}"), &[]).err().unwrap().to_string(), "status -5: wanted a plan of the fake shim"),
         (
-            device.engine(PROJECT, &[(c"rows", TensorInfo::new(Dtype::F16, &[0, 3]))]).err().unwrap().to_string(),
+            device.engine(&sealed(&fake::IDENTITY, PROJECT), &[(c"rows", TensorInfo::new(Dtype::F16, &[0, 3]))]).err().unwrap().to_string(),
             "tensor rows: wanted f16 [any, 3], found f32 [any, 3]",
         ),
         (
-            device.engine(PROJECT, &[(c"tiles", TensorInfo::new(Dtype::F16, &[0, 3]))]).err().unwrap().to_string(),
+            device
+                .engine(&sealed(&fake::IDENTITY, PROJECT), &[(c"tiles", TensorInfo::new(Dtype::F16, &[0, 3]))])
+                .err()
+                .unwrap()
+                .to_string(),
             "tensor tiles: wanted f16 [any, 3], found none of that name",
         ),
         (Device::open(&fake::table(), 1 << 20).err().unwrap().to_string(), "device 1048576: wanted one below "),
         (
-            TensorrtEncoder::load(&device, PROJECT, EncoderShape { tile: Px(28), patch: Px(14), feature_dim: 2 })
+            TensorrtEncoder::load(&device, &sealed(&fake::IDENTITY, PROJECT), EncoderShape { tile: Px(28), patch: Px(14), feature_dim: 2 })
                 .err()
                 .unwrap()
                 .to_string(),
@@ -391,6 +395,18 @@ fn what_does_not_fit_is_refused_with_wanted_and_found() {
         ),
     ];
     cases.iter().for_each(|(found, wanted)| assert!(found.contains(wanted), "{found}"));
+}
+
+#[test]
+fn what_is_reserved_is_all_there_is() {
+    let (_fake, device) = opened();
+    assert!(device.reserve(Bytes(1 << 40)).is_err());
+    device.reserve(Bytes(1_024)).unwrap();
+    assert_eq!(device.memory().unwrap(), (Bytes(1_024), Bytes(1_024)));
+    let full = device.buffer::<f32>("rows", 300).err().unwrap().to_string();
+    assert_eq!(full, "device memory, rows: wanted 1200 bytes, free 1024 bytes of 1024 bytes");
+    let _rows = device.buffer::<f32>("rows", 200).unwrap();
+    assert!(device.reserve(Bytes(1_024)).unwrap_err().to_string().contains("once, some, and first"));
 }
 
 #[test]

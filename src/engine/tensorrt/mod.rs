@@ -5,19 +5,23 @@
 //!
 //! # Why
 //! The traits are the CPU engines' own: features and rows cross to the host and back between the networks, which is what selection and
-//! merging need, and a few megabytes a question. Nothing here has run on a GPU: there is no shim but [`fake`], which proves the rest.
+//! merging need, and a few megabytes a question. Nothing here has run on a GPU: [`fake`] proves what is above the shim, and libraries that stand for
+//! TensorRT and the CUDA driver prove the real one (`jetson/shim`).
 
 mod decoder;
 mod encoder;
 pub mod fake;
+mod plan;
 mod projector;
 mod shim;
 
 pub use decoder::{DecoderPlans, TensorrtDecoder};
 pub use encoder::TensorrtEncoder;
+pub use plan::{PlanError, SEAL, sealed};
 pub use projector::TensorrtProjector;
 pub use shim::{
-    ABI_VERSION, Bound, Device, DeviceBuffer, DeviceEngine, Dtype, Element, HostBuffer, ShimError, ShimTable, Stream, TensorInfo, Wanted,
+    ABI_VERSION, Bound, Device, DeviceBuffer, DeviceEngine, Dtype, Element, HostBuffer, Identity, Libraries, ShimError, ShimTable, Stream,
+    TensorInfo, Wanted,
 };
 
 /// What the tensors of a package's engines are called.

@@ -17,8 +17,10 @@ use std::time::Duration;
 
 use crate::engine::onnx::EncoderShape;
 use crate::engine::tensorrt::decoder::{DecoderPlans, TensorrtDecoder, kv_width};
-use crate::engine::tensorrt::shim::{self, Backend, DeviceBuffer, Element, Given, Handle, HostBuffer, ShimTable, Status, TensorInfo};
-use crate::engine::tensorrt::{Device, TensorrtEncoder, TensorrtProjector};
+use crate::engine::tensorrt::shim::{
+    self, Backend, DeviceBuffer, Element, Given, Handle, HostBuffer, Identity, ShimTable, Status, TensorInfo,
+};
+use crate::engine::tensorrt::{Device, TensorrtEncoder, TensorrtProjector, sealed};
 use crate::engine::{DecoderError, DecoderShape, EngineError};
 use crate::units::{Bytes, Tokens};
 use kernel::Kernel;
@@ -26,6 +28,9 @@ use queue::{Card, State, next_handle};
 
 /// Every byte of memory that no work has reached yet: not a number as f16 and f32, no token as an id.
 pub const POISON: u8 = 0xFF;
+
+/// What engines for the made-up device are built for: no TensorRT there is.
+pub const IDENTITY: Identity = Identity { tensorrt: [0; 4], compute: [0; 2] };
 
 /// Memory and slowness of a made-up device.
 #[derive(Clone, Copy, Debug)]
@@ -193,7 +198,7 @@ pub fn decoder(
 
 fn plan(kernel: Kernel) -> Vec<u8> {
     // A kernel is numbers under fixed names, which JSON can always say.
-    serde_json::to_vec(&kernel).unwrap_or_default()
+    sealed(&IDENTITY, &serde_json::to_vec(&kernel).unwrap_or_default())
 }
 
 /// All made-up devices: plugged in by ordinal, open by handle.
@@ -242,7 +247,9 @@ impl Backend for Library {
     }
 
     fn device_close(device: Handle) -> Result<(), Status> {
-        registry().open.remove(&device).map(drop).ok_or(Status::ARGUMENT)
+        let card = registry().open.remove(&device).ok_or(Status::ARGUMENT)?;
+        card.change(State::unreserve);
+        Ok(())
     }
 
     fn describe(_device: Handle) -> String {
@@ -330,5 +337,13 @@ impl Backend for Library {
 
     fn event_wait(device: Handle, event: Handle) -> Result<(), Status> {
         card(device)?.wait(event)
+    }
+
+    fn reserve(device: Handle, bytes: u64) -> Result<(), Status> {
+        card(device)?.lock().reserve(bytes)
+    }
+
+    fn identity(device: Handle) -> Result<Identity, Status> {
+        card(device).map(|_| IDENTITY)
     }
 }

@@ -55,6 +55,8 @@ pub(super) struct Card {
 pub(super) struct State {
     total: u64,
     used: u64,
+    /// What `total` was before some of it was reserved.
+    unreserved: Option<u64>,
     latency: Duration,
     /// Faults to come: allocations that still go well, runs until the device is lost, runs until one is refused.
     pub allocations_left: Option<u32>,
@@ -286,6 +288,24 @@ impl State {
         }
         self.used += if own { bytes } else { 0 };
         Ok(())
+    }
+
+    /// Leaves `bytes` of the memory to be had, once and before any of it was, until the device is closed.
+    pub fn reserve(&mut self, bytes: u64) -> Result<(), Status> {
+        self.alive()?;
+        if self.unreserved.is_some() || self.used > 0 || bytes == 0 {
+            return Err(self.say(Status::ARGUMENT, "reserving memory: once, some, and first"));
+        }
+        if bytes > self.total {
+            return Err(self.say(Status::OUT_OF_MEMORY, "out of memory"));
+        }
+        self.unreserved = Some(self.total);
+        self.total = bytes;
+        Ok(())
+    }
+
+    pub fn unreserve(&mut self) {
+        self.total = self.unreserved.take().unwrap_or(self.total);
     }
 
     pub fn alloc(&mut self, bytes: u64) -> Result<Handle, Status> {

@@ -10,14 +10,15 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
+use crate::engine::tensorrt::plan::unsealed;
 use crate::engine::tensorrt::shim::memory::{Event, Held};
 use crate::engine::tensorrt::shim::{
-    ABI_VERSION, DeviceBuffer, Element, Handle, HostBuffer, MAX_DIMS, ShimError, ShimTable, Status, Stream, TensorInfo, Wanted,
+    ABI_VERSION, DeviceBuffer, Element, Handle, HostBuffer, Identity, MAX_DIMS, ShimError, ShimTable, Status, Stream, TensorInfo, Wanted,
 };
 use crate::units::Bytes;
 
-/// Longest text that is asked for.
-const TEXT: usize = 256;
+/// Longest text that is asked for: a reason, and a few lines of TensorRT's own.
+const TEXT: usize = 1_024;
 
 /// An open device; clones stand for the same one, which is closed with the last of them and of what was opened on it.
 #[derive(Clone)]
@@ -66,7 +67,29 @@ impl Device {
         text(|place, capacity| unsafe { (self.0.table.describe)(self.0.handle, place, capacity) })
     }
 
-    /// Memory that could be had now, and that there is.
+    /// Allocates `bytes` of device memory, which all later buffers, weights and workspaces are taken from. Without it each is an allocation of its own.
+    ///
+    /// # Errors
+    /// Out of memory, with figures; what was allocated or reserved before; a lost device.
+    pub fn reserve(&self, bytes: Bytes) -> Result<(), ShimError> {
+        // SAFETY: an open device.
+        let status = unsafe { (self.0.table.reserve)(self.0.handle, bytes.0) };
+        self.check_memory("what is reserved for all engines", bytes, status)
+    }
+
+    /// What engines must have been built for to run here.
+    ///
+    /// # Errors
+    /// A library's own reason.
+    pub fn identity(&self) -> Result<Identity, ShimError> {
+        let mut identity = Identity::default();
+        // SAFETY: an open device, and a place for the one identity written.
+        let status = unsafe { (self.0.table.identity)(self.0.handle, &mut identity) };
+        self.check("asking what it is", status)?;
+        Ok(identity)
+    }
+
+    /// Memory that could be had now, and that there is: of what was reserved, if anything was.
     ///
     /// # Errors
     /// A lost device.
@@ -122,11 +145,12 @@ impl Device {
         Ok(Stream { device: self.clone(), handle })
     }
 
-    /// An engine from its serialised `plan`, held to the tensors `wanted`.
+    /// An engine from its sealed `plan`, held to the tensors `wanted`.
     ///
     /// # Errors
-    /// A plan that the library refuses, a tensor that differs by its name, out of memory, a lost device.
+    /// A plan for another TensorRT or GPU, or damaged; one that the library refuses, a tensor that differs by its name, out of memory, a lost device.
     pub fn engine(&self, plan: &[u8], wanted: &[Wanted]) -> Result<DeviceEngine, ShimError> {
+        let plan = unsealed(&self.identity()?, plan)?;
         let mut handle = 0;
         // SAFETY: an open device, bytes that live through the call, and a place for the one handle written.
         let status = unsafe { (self.0.table.engine_open)(self.0.handle, plan.as_ptr(), plan.len() as u64, &mut handle) };
@@ -177,7 +201,7 @@ fn judge(table: &ShimTable, device: Handle, doing: &'static str, status: Status)
 }
 
 /// What a library says, by a function that writes to a place of so many bytes and tells how many it wrote.
-fn text(say: impl FnOnce(*mut c_char, u64) -> u64) -> String {
+pub(super) fn text(say: impl FnOnce(*mut c_char, u64) -> u64) -> String {
     let mut bytes = [0_u8; TEXT];
     let len = usize::try_from(say(bytes.as_mut_ptr().cast(), TEXT as u64)).unwrap_or(TEXT);
     String::from_utf8_lossy(&bytes[..len.min(TEXT)]).into_owned()

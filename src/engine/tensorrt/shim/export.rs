@@ -7,7 +7,7 @@
 use std::ffi::{CStr, c_char, c_void};
 use std::slice;
 
-use crate::engine::tensorrt::shim::{ABI_VERSION, Dtype, Handle, MAX_BINDINGS, RawBinding, ShimTable, Status, TensorInfo};
+use crate::engine::tensorrt::shim::{ABI_VERSION, Dtype, Handle, Identity, MAX_BINDINGS, RawBinding, ShimTable, Status, TensorInfo};
 
 /// A tensor of a run, as a backend sees it.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +48,8 @@ pub(in crate::engine::tensorrt) trait Backend {
     /// Whether it came.
     fn event_query(device: Handle, event: Handle) -> Result<bool, Status>;
     fn event_wait(device: Handle, event: Handle) -> Result<(), Status>;
+    fn reserve(device: Handle, bytes: u64) -> Result<(), Status>;
+    fn identity(device: Handle) -> Result<Identity, Status>;
 }
 
 /// The table of `B`.
@@ -78,6 +80,8 @@ pub(in crate::engine::tensorrt) fn table<B: Backend>() -> ShimTable {
         event_record: event_record::<B>,
         event_query: event_query::<B>,
         event_wait: event_wait::<B>,
+        reserve: reserve::<B>,
+        identity: identity::<B>,
     }
 }
 
@@ -259,4 +263,13 @@ unsafe extern "C" fn event_query<B: Backend>(device: Handle, event: Handle) -> S
 
 unsafe extern "C" fn event_wait<B: Backend>(device: Handle, event: Handle) -> Status {
     status(B::event_wait(device, event))
+}
+
+unsafe extern "C" fn reserve<B: Backend>(device: Handle, bytes: u64) -> Status {
+    status(B::reserve(device, bytes))
+}
+
+unsafe extern "C" fn identity<B: Backend>(device: Handle, identity: *mut Identity) -> Status {
+    // SAFETY: a place for one identity, by the table.
+    unsafe { put(identity, B::identity(device)) }
 }

@@ -15,6 +15,7 @@
 
 mod device;
 mod export;
+mod library;
 mod memory;
 mod stream;
 
@@ -23,10 +24,12 @@ use std::fmt;
 
 use half::f16;
 
+use crate::engine::tensorrt::plan::PlanError;
 use crate::units::Bytes;
 
 pub use device::{Device, DeviceEngine};
 pub(in crate::engine::tensorrt) use export::{Backend, Given, table};
+pub use library::Libraries;
 pub use memory::{DeviceBuffer, HostBuffer};
 pub use stream::{Bound, Stream};
 
@@ -188,10 +191,30 @@ pub struct ShimTable {
     event_query: unsafe extern "C" fn(device: Handle, event: Handle) -> Status,
     /// Returns when the event has come.
     event_wait: unsafe extern "C" fn(device: Handle, event: Handle) -> Status,
+    /// The one allocation that all later buffers, weights and workspaces are taken from. Once, before any of them; ARGUMENT afterwards.
+    reserve: unsafe extern "C" fn(device: Handle, bytes: u64) -> Status,
+    identity: unsafe extern "C" fn(device: Handle, identity: *mut Identity) -> Status,
 }
 
-// The layout that the C header will have.
-const _: () = assert!(size_of::<TensorInfo>() == 40 && size_of::<RawBinding>() == 56 && size_of::<ShimTable>() == 25 * 8);
+// The layout of `jetson/shim/uhr_shim.h`.
+const _: () = assert!(size_of::<TensorInfo>() == 40 && size_of::<RawBinding>() == 56 && size_of::<ShimTable>() == 27 * 8);
+
+/// What an engine is built for: it runs on no other.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Major, minor, patch and build; 0 where the library doesn't tell.
+    pub tensorrt: [u32; 4],
+    /// The GPU's compute capability.
+    pub compute: [u32; 2],
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tensorrt: [major, minor, patch, build], compute } = self;
+        write!(f, "TensorRT {major}.{minor}.{patch}.{build} on SM {}.{}", compute[0], compute[1])
+    }
+}
 
 /// What a device or its library could not do, with wanted and found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -202,6 +225,16 @@ pub enum ShimError {
     Lost { doing: &'static str, reason: String },
     #[error("TensorRT shim: wanted ABI version {wanted}, found {found}")]
     Abi { wanted: u32, found: u32 },
+    #[error("{library}: wanted a library that loads, found: {reason}")]
+    NoLibrary { library: String, reason: String },
+    #[error("{library}: wanted all its functions, found one missing: {reason}")]
+    NoSymbol { library: String, reason: String },
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error("another TensorRT: {reason}")]
+    OtherTensorrt { reason: String },
+    #[error("no usable GPU: {reason}")]
+    NoGpu { reason: String },
     #[error("device {ordinal}: wanted one below {count}, which is how many there are")]
     NoDevice { ordinal: u32, count: u32 },
     #[error("tensor {tensor}: wanted {wanted}, found {found}")]

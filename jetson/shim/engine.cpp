@@ -1,0 +1,246 @@
+// Engines: TensorRT's part of the table.
+#include "device.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace uhr {
+
+namespace {
+
+using nvinfer1::Dims;
+
+struct Tensor {
+    std::string name;
+    bool input = false;
+    uhr_tensor declared{};
+    // The input whose memory this output is; none if empty.
+    std::string alias;
+};
+
+Dims dims_of(const uhr_tensor &tensor) {
+    Dims dims{};
+    dims.nbDims = static_cast<std::int32_t>(tensor.rank);
+    for (std::uint32_t at = 0; at < tensor.rank; ++at) dims.d[at] = static_cast<decltype(dims.d[0] + 0)>(tensor.dims[at]);
+    return dims;
+}
+
+bool same(const Dims &found, const uhr_tensor &given) {
+    if (found.nbDims != static_cast<std::int32_t>(given.rank)) return false;
+    for (std::uint32_t at = 0; at < given.rank; ++at) {
+        if (found.d[at] < 0 || static_cast<std::uint64_t>(found.d[at]) != given.dims[at]) return false;
+    }
+    return true;
+}
+
+std::uint64_t value_bytes(std::int32_t dtype) {
+    switch (static_cast<nvinfer1::DataType>(dtype)) {
+    case nvinfer1::DataType::kFLOAT: case nvinfer1::DataType::kINT32: return 4;
+    case nvinfer1::DataType::kHALF: case nvinfer1::DataType::kBF16: return 2;
+    case nvinfer1::DataType::kINT64: return 8;
+    case nvinfer1::DataType::kINT8: case nvinfer1::DataType::kBOOL: case nvinfer1::DataType::kUINT8: return 1;
+    default: return 0;
+    }
+}
+
+// Bytes of a call's tensor; 0 where that is no number.
+std::uint64_t bytes_of(const uhr_tensor &tensor) {
+    std::uint64_t bytes = value_bytes(tensor.dtype);
+    for (std::uint32_t at = 0; at < tensor.rank; ++at) {
+        if (__builtin_mul_overflow(bytes, tensor.dims[at], &bytes)) return 0;
+    }
+    return bytes;
+}
+
+bool admits(const uhr_tensor &declared, const uhr_tensor &given) {
+    if (declared.dtype != given.dtype || declared.rank != given.rank) return false;
+    for (std::uint32_t at = 0; at < given.rank; ++at) {
+        if (given.dims[at] == 0 || given.dims[at] > INT32_MAX || (declared.dims[at] != 0 && declared.dims[at] != given.dims[at])) return false;
+    }
+    return true;
+}
+
+}  // namespace
+
+struct Engine {
+    std::mutex mutex;  // one run is set up at a time
+    nvinfer1::ICudaEngine *engine = nullptr;
+    nvinfer1::IExecutionContext *context = nullptr;
+    CuPointer workspace = 0;
+    std::uint64_t bytes = 0;
+    std::vector<Tensor> tensors;
+
+    const Tensor *tensor(const char *name) const {
+        auto found = std::find_if(tensors.begin(), tensors.end(), [&](const Tensor &tensor) { return tensor.name == name; });
+        return found == tensors.end() ? nullptr : &*found;
+    }
+
+    void close(Device &device) {
+        delete context;
+        delete engine;
+        if (workspace != 0) device.arena.give(workspace);
+        context = nullptr;
+        engine = nullptr;
+        workspace = 0;
+    }
+};
+
+namespace {
+
+// The engine's tensors, or what of them can't be served.
+uhr_status read_tensors(Device &device, Engine &engine) {
+    const int count = engine.engine->getNbIOTensors();
+    for (int at = 0; at < count; ++at) {
+        Tensor tensor;
+        const char *name = engine.engine->getIOTensorName(at);
+        if (name == nullptr) return device.say(UHR_FAILED, "an engine's tensor without a name");
+        tensor.name = name;
+        tensor.input = engine.engine->getTensorIOMode(name) == nvinfer1::TensorIOMode::kINPUT;
+        tensor.declared.dtype = static_cast<std::int32_t>(engine.engine->getTensorDataType(name));
+        const Dims dims = engine.engine->getTensorShape(name);
+        auto refuse = [&](const char *why) { return device.say(UHR_FAILED, "tensor " + tensor.name + ": " + why); };
+        if (dims.nbDims < 0 || dims.nbDims > UHR_MAX_DIMS) return refuse("wanted at most 4 dimensions");
+        if (value_bytes(tensor.declared.dtype) == 0) return refuse("wanted a type of whole bytes");
+        if (engine.engine->getTensorLocation(name) != nvinfer1::TensorLocation::kDEVICE) return refuse("wanted on the device, found on the host");
+        if (engine.engine->getTensorFormat(name) != nvinfer1::TensorFormat::kLINEAR) return refuse("wanted row-major, found another layout");
+        tensor.declared.rank = static_cast<std::uint32_t>(dims.nbDims);
+        for (int dim = 0; dim < dims.nbDims; ++dim) tensor.declared.dims[dim] = dims.d[dim] < 0 ? 0 : static_cast<std::uint64_t>(dims.d[dim]);
+#if NV_TENSORRT_MAJOR > 10 || (NV_TENSORRT_MAJOR == 10 && NV_TENSORRT_MINOR >= 15)
+        if (const char *alias = tensor.input ? nullptr : engine.engine->getAliasedInputTensor(name)) tensor.alias = alias;
+#endif
+        engine.tensors.push_back(std::move(tensor));
+    }
+    return UHR_OK;
+}
+
+uhr_status build(Device &device, const std::uint8_t *plan, std::uint64_t bytes, Engine &engine) {
+    std::lock_guard<std::mutex> lock(device.opening);
+    const std::uint64_t before = device.weights.live();
+    device.weights.refused();
+    logger().clear();
+    auto refuse = [&](const char *what) {
+        uhr_status status = device.judge(what, shim().driver.cuCtxSynchronize());
+        if (status) return status;
+        return device.say(device.weights.refused() ? UHR_OUT_OF_MEMORY : UHR_FAILED, std::string(what) + ": " + logger().told());
+    };
+    engine.engine = device.runtime->deserializeCudaEngine(plan, bytes);
+    if (engine.engine == nullptr) return refuse("an engine's plan refused");
+    if (uhr_status status = read_tensors(device, engine)) return status;
+    engine.context = engine.engine->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED);
+    if (engine.context == nullptr) return refuse("an engine's context refused");
+    const std::int64_t workspace = engine.engine->getDeviceMemorySizeV2();
+    if (workspace < 0) return refuse("an engine's workspace unknown");
+    if (workspace > 0) {
+        if (uhr_status status = device.judge("an engine's workspace", device.arena.take(static_cast<std::uint64_t>(workspace), &engine.workspace)))
+            return status;
+    }
+    engine.context->setDeviceMemoryV2(reinterpret_cast<void *>(engine.workspace), workspace);
+    engine.bytes = device.weights.live() - before + (workspace > 0 ? Arena::rounded(static_cast<std::uint64_t>(workspace)) : 0);
+    return UHR_OK;
+}
+
+// Names, types, dimensions and room of a run, and that no tensor is left out.
+uhr_status admit(Device &device, const Engine &engine, const uhr_binding *bindings, std::uint32_t count,
+                 std::vector<std::shared_ptr<Buffer>> &buffers) {
+    for (std::uint32_t at = 0; at < count; ++at) {
+        const uhr_binding &given = bindings[at];
+        const Tensor *tensor = given.name == nullptr ? nullptr : engine.tensor(given.name);
+        if (tensor == nullptr || !admits(tensor->declared, given.tensor)) return device.say(UHR_SHAPE, "a tensor that isn't the engine's");
+        auto buffer = find(device, device.buffers, given.buffer);
+        const std::uint64_t bytes = bytes_of(given.tensor);
+        if (!buffer || bytes == 0 || bytes > buffer->bytes) return device.say(UHR_ARGUMENT, "tensor " + tensor->name + ": larger than its memory");
+        buffers.push_back(std::move(buffer));
+    }
+    for (const Tensor &tensor : engine.tensors) {
+        const auto named = [&](const std::string &name) {
+            return std::count_if(bindings, bindings + count, [&](const uhr_binding &given) { return name == given.name; });
+        };
+        if (named(tensor.name) != 1 && !(named(tensor.name) == 0 && !tensor.alias.empty() && named(tensor.alias) == 1))
+            return device.say(UHR_SHAPE, "tensor " + tensor.name + ": wanted once");
+    }
+    return UHR_OK;
+}
+
+}  // namespace
+
+uhr_status engine_open(uhr_handle handle, const std::uint8_t *plan, std::uint64_t bytes, uhr_handle *opened) noexcept {
+    return on(handle, [&](Device &device) -> uhr_status {
+        if (plan == nullptr || bytes == 0) return device.say(UHR_FAILED, "an engine's plan of no bytes");
+        auto engine = std::make_shared<Engine>();
+        if (uhr_status status = build(device, plan, bytes, *engine)) {
+            engine->close(device);
+            return status;
+        }
+        *opened = keep(device, device.engines, std::move(engine));
+        return UHR_OK;
+    });
+}
+
+uhr_status engine_bytes(uhr_handle handle, uhr_handle engine, std::uint64_t *bytes) noexcept {
+    return on(handle, [&](Device &device) -> uhr_status {
+        auto found = find(device, device.engines, engine);
+        if (!found) return device.say(UHR_ARGUMENT, "an engine that isn't this device's");
+        *bytes = found->bytes;
+        return UHR_OK;
+    });
+}
+
+uhr_status engine_tensor(uhr_handle handle, uhr_handle engine, const char *name, uhr_tensor *tensor) noexcept {
+    return on(handle, [&](Device &device) -> uhr_status {
+        auto found = find(device, device.engines, engine);
+        if (!found) return device.say(UHR_ARGUMENT, "an engine that isn't this device's");
+        const Tensor *own = found->tensor(name);
+        if (own == nullptr) return UHR_SHAPE;
+        *tensor = own->declared;
+        return UHR_OK;
+    });
+}
+
+uhr_status engine_close(uhr_handle handle, uhr_handle engine) noexcept {
+    return closing(handle, [&](Device &device) -> uhr_status {
+        auto removed = remove(device, device.engines, engine);
+        if (!removed) return UHR_ARGUMENT;
+        removed->close(device);
+        return UHR_OK;
+    });
+}
+
+uhr_status enqueue(uhr_handle handle, uhr_handle stream, uhr_handle which, const uhr_binding *bindings, std::uint32_t count) noexcept {
+    return on(handle, [&](Device &device) -> uhr_status {
+        auto engine = find(device, device.engines, which);
+        auto queue = find(device, device.streams, stream);
+        if (!engine || !queue) return device.say(UHR_ARGUMENT, "a run's engine or stream isn't this device's");
+        std::vector<std::shared_ptr<Buffer>> buffers;
+        if (uhr_status status = admit(device, *engine, bindings, count, buffers)) return status;
+        std::lock_guard<std::mutex> lock(engine->mutex);
+        nvinfer1::IExecutionContext &context = *engine->context;
+        logger().clear();
+        auto refuse = [&](uhr_status status, const std::string &what) {
+            // A device that broke meanwhile is lost, whatever TensorRT makes of it.
+            const uhr_status broken = device.judge("enqueuing a run", shim().driver.cuStreamQuery(queue->stream));
+            return broken == UHR_LOST ? broken : device.say(status, what + ": " + logger().told());
+        };
+        for (std::uint32_t at = 0; at < count; ++at) {
+            const uhr_binding &given = bindings[at];
+            const Tensor &tensor = *engine->tensor(given.name);
+            void *place = reinterpret_cast<void *>(buffers[at]->place);
+            if (tensor.input && !context.setInputShape(given.name, dims_of(given.tensor))) return refuse(UHR_SHAPE, "tensor " + tensor.name);
+            if (!context.setTensorAddress(given.name, place)) return refuse(UHR_FAILED, "tensor " + tensor.name);
+            for (const Tensor &output : engine->tensors) {
+                const auto bound = [&](const uhr_binding &other) { return output.name == other.name; };
+                if (output.alias != tensor.name || std::any_of(bindings, bindings + count, bound)) continue;
+                if (!context.setTensorAddress(output.name.c_str(), place)) return refuse(UHR_FAILED, "tensor " + output.name);
+            }
+        }
+        if (context.inferShapes(0, nullptr) != 0) return refuse(UHR_SHAPE, "a run's shapes");
+        for (std::uint32_t at = 0; at < count; ++at) {
+            const uhr_binding &given = bindings[at];
+            if (!engine->tensor(given.name)->input && !same(context.getTensorShape(given.name), given.tensor))
+                return device.say(UHR_SHAPE, std::string("tensor ") + given.name + ": not what the inputs make of it");
+        }
+        if (!context.enqueueV3(queue->stream)) return refuse(UHR_FAILED, "a run refused");
+        return UHR_OK;
+    });
+}
+
+}  // namespace uhr

@@ -1,0 +1,463 @@
+//! The C++ shim, compiled against TensorRT's real headers, over libraries that stand for TensorRT and the CUDA driver: every call, its order, shapes
+//! and places in the one allocation, and every point where one can fail. No GPU and no TensorRT are needed, and nothing here says how a real one does.
+
+mod shim;
+
+use half::f16;
+use shim::Bench;
+use uhr_edge::engine::VisionEncoder;
+use uhr_edge::engine::onnx::EncoderShape;
+use uhr_edge::engine::tensorrt::{
+    Bound, Device, Dtype, Identity, Libraries, SEAL, ShimError, ShimTable, TensorInfo, TensorrtEncoder, sealed,
+};
+use uhr_edge::units::{Bytes, Px};
+
+/// What all memory is taken from.
+const RESERVED: Bytes = Bytes(16_384);
+
+fn plan(bench: &Bench, head: &str, tensors: &str) -> Vec<u8> {
+    let identity = bench.identity();
+    sealed(&identity, format!("fake-plan trt={} {head}\n{tensors}", identity.tensorrt[0]).as_bytes())
+}
+
+/// A projector of two features to three.
+fn project(bench: &Bench) -> Vec<u8> {
+    plan(bench, "sm=86 weights=1000 workspace=600", "in features 1 -1,2 max=8\nout rows 0 -1,3\n")
+}
+
+fn tensors() -> [(&'static std::ffi::CStr, TensorInfo); 2] {
+    [(c"features", TensorInfo::new(Dtype::F16, &[0, 2])), (c"rows", TensorInfo::new(Dtype::F32, &[0, 3]))]
+}
+
+/// What the fake makes of `from`: each byte xor 0x5A, over and over.
+fn made(from: &[u8], len: usize) -> Vec<u8> {
+    from.iter().map(|byte| byte ^ 0x5A).cycle().take(len).collect()
+}
+
+/// From an open device to rows on the host, and everything closed again.
+fn whole(table: &ShimTable, plan: &[u8], meanwhile: impl FnOnce()) -> Result<Vec<f32>, ShimError> {
+    let device = Device::open(table, 0)?;
+    device.reserve(RESERVED)?;
+    let engine = device.engine(plan, &tensors())?;
+    let stream = device.stream()?;
+    let (mut from, mut to) = (device.host::<f16>("features in", 8)?, device.host::<f32>("rows out", 12)?);
+    let (features, rows) = (device.buffer::<f16>("features", 8)?, device.buffer::<f32>("rows", 12)?);
+    from.values_mut()?.copy_from_slice(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0].map(f16::from_f32));
+    meanwhile();
+    stream.copy_in(&mut from, &features, 8)?;
+    stream.enqueue(&engine, &[Bound::new(c"features", &features, &[4, 2]), Bound::new(c"rows", &rows, &[4, 3])])?;
+    stream.copy_out(&rows, &mut to, 12)?;
+    to.wait()?;
+    Ok(to.values()?.to_vec())
+}
+
+fn rows() -> Vec<u8> {
+    let from = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0].map(|value| f16::from_f32(value).to_le_bytes()).concat();
+    made(&from, 48)
+}
+
+#[test]
+fn every_call_has_its_place_and_its_shapes() {
+    let Some(bench) = Bench::new() else { return };
+    let (plan, headers) = (project(&bench), bench.headers());
+    let table = bench.load().unwrap();
+    let found = whole(&table, &plan, || {}).unwrap();
+    assert_eq!(bytemuck::cast_slice::<f32, u8>(&found), rows());
+    assert_eq!(bench.live(), 0);
+    let wanted = CALLS.lines().map(str::trim).filter(|line| headers >= (10, 15) || !line.contains("getAliasedInputTensor"));
+    let wanted = wanted.map(|line| line.replace("PLAN", &(plan.len() - SEAL).to_string())).collect::<Vec<_>>().join("\n");
+    assert_eq!(bench.log().trim(), wanted.trim(), "\n{}", bench.log());
+}
+
+/// Memory: 1000 bytes of weights, 600 of workspace, two buffers, each at the next multiple of 256. What is freed first waits for all that is enqueued; the
+/// buffers give back their part of the one allocation.
+const CALLS: &str = "
+    cuInit
+    cuDeviceGetCount
+    cuDeviceGet 0
+    cuDeviceGetName
+    cuDeviceGetAttribute 75
+    cuDeviceGetAttribute 76
+    cuDevicePrimaryCtxRetain
+    createInferRuntime 1
+    runtime.setGpuAllocator
+    cuMemAlloc 16384
+    runtime.deserializeCudaEngine PLAN
+    weights at m1+0
+    engine.getNbIOTensors
+    engine.getIOTensorName 0
+    engine.getTensorIOMode features
+    engine.getTensorDataType features
+    engine.getTensorShape features
+    engine.getTensorLocation features
+    engine.getTensorFormat features
+    engine.getIOTensorName 1
+    engine.getTensorIOMode rows
+    engine.getTensorDataType rows
+    engine.getTensorShape rows
+    engine.getTensorLocation rows
+    engine.getTensorFormat rows
+    engine.getAliasedInputTensor rows
+    engine.createExecutionContext 2
+    engine.getDeviceMemorySizeV2
+    context.setDeviceMemoryV2 m1+1024 600
+    cuStreamCreate 1
+    cuEventCreate 3
+    cuMemHostAlloc 16 0
+    cuEventCreate 3
+    cuMemHostAlloc 48 0
+    cuMemcpyHtoDAsync m1+1792 h2+0 16 s1
+    cuEventRecord e2 s1
+    context.setInputShape features [4,2]
+    context.setTensorAddress features m1+1792
+    context.setTensorAddress rows m1+2048
+    context.inferShapes
+    context.getTensorShape rows
+    context.enqueueV3 s1
+    cuMemcpyDtoHAsync h3+0 m1+2048 48 s1
+    cuEventRecord e3 s1
+    cuEventSynchronize e3
+    cuCtxSynchronize
+    cuCtxSynchronize
+    cuCtxSynchronize
+    cuMemFreeHost h3+0
+    cuCtxSynchronize
+    cuEventDestroy e3
+    cuCtxSynchronize
+    cuMemFreeHost h2+0
+    cuCtxSynchronize
+    cuEventDestroy e2
+    cuCtxSynchronize
+    cuStreamDestroy s1
+    cuCtxSynchronize
+    context.delete
+    engine.delete
+    cuCtxSynchronize
+    runtime.delete
+    cuMemFree m1+0
+    cuDevicePrimaryCtxRelease
+";
+
+#[test]
+fn what_is_read_before_its_work_is_done_is_busy() {
+    let Some(bench) = Bench::new() else { return };
+    let plan = project(&bench);
+    let device = Device::open(&bench.load().unwrap(), 0).unwrap();
+    let engine = device.engine(&plan, &tensors()).unwrap();
+    let stream = device.stream().unwrap();
+    let (mut from, mut to) = (device.host::<f16>("features in", 8).unwrap(), device.host::<f32>("rows out", 12).unwrap());
+    let (features, rows) = (device.buffer::<f16>("features", 8).unwrap(), device.buffer::<f32>("rows", 12).unwrap());
+    bench.hold(true);
+    stream.copy_in(&mut from, &features, 8).unwrap();
+    stream.enqueue(&engine, &[Bound::new(c"features", &features, &[4, 2]), Bound::new(c"rows", &rows, &[4, 3])]).unwrap();
+    stream.copy_out(&rows, &mut to, 12).unwrap();
+    assert_eq!((from.values().err(), to.values().err()), (Some(ShimError::Busy), Some(ShimError::Busy)));
+    bench.hold(false);
+    to.wait().unwrap();
+    assert_eq!(bytemuck::cast_slice::<f32, u8>(to.values().unwrap()), made(&[0; 16], 48));
+    // Freeing waits for what is enqueued.
+    bench.hold(true);
+    stream.copy_out(&rows, &mut to, 12).unwrap();
+    drop((from, to, features, rows, stream, engine, device));
+    assert_eq!(bench.live(), 0);
+}
+
+#[test]
+fn a_fault_at_any_call_is_an_error_that_leaves_nothing_behind() {
+    let Some(bench) = Bench::new() else { return };
+    let plan = project(&bench);
+    let ask = || bench.load().and_then(|table| whole(&table, &plan, || {}));
+    ask().unwrap();
+    let (calls, log) = (bench.calls(), bench.log());
+    assert!(calls > 30, "{calls}");
+    // What closes goes on whatever it is told.
+    let closing = ["cuMemFree", "Destroy", "Release"];
+    for with in [1, 2, 719] {
+        let mut errors = 0;
+        for number in 0..calls {
+            bench.reset();
+            bench.fail_at(number, with);
+            let found = ask();
+            let log = bench.log();
+            let failed = log.lines().zip(log.lines().skip(1)).find(|(_, next)| *next == "  fails").map(|(call, _)| call.to_owned());
+            let failed = failed.unwrap_or_else(|| panic!("{number} of {calls}: {log}"));
+            assert_eq!(found.is_err(), !closing.iter().any(|call| failed.contains(call)), "{failed}: {found:?}");
+            if let Err(error) = found {
+                errors += 1;
+                let text = error.to_string();
+                let driver = failed.starts_with("cu");
+                assert!(!driver || text.contains("CUDA_ERROR") || matches!(error, ShimError::OutOfMemory { .. }), "{failed}: {text}");
+                let late = ["cuMemcpy", "cuEventRecord", "cuEventSynchronize", "cuStreamCreate", "cuEventCreate", "cuMemHostAlloc"];
+                if with == 719 && late.iter().any(|call| failed.starts_with(call)) {
+                    assert!(matches!(error, ShimError::Lost { .. }), "{failed}: {text}");
+                }
+            }
+            assert!(!log.contains("UNEXPECTED"), "{failed}: {log}");
+            assert_eq!(bench.live(), 0, "{failed} with {with}: {log}");
+        }
+        assert!(errors > 20, "{errors}");
+    }
+    bench.reset();
+    ask().unwrap();
+    assert_eq!(bench.log(), log);
+}
+
+#[test]
+fn a_device_that_breaks_in_the_middle_is_lost() {
+    let Some(bench) = Bench::new() else { return };
+    let plan = project(&bench);
+    let table = bench.load().unwrap();
+    // Each of the three jobs of a question.
+    for job in 0..3 {
+        bench.reset();
+        let found = whole(&table, &plan, || bench.set("break_job", job)).unwrap_err();
+        assert!(found.to_string().contains("CUDA_ERROR_LAUNCH_FAILED") && matches!(found, ShimError::Lost { .. }), "{found}");
+        assert_eq!(bench.live(), 0);
+    }
+    bench.reset();
+    let device = Device::open(&table, 0).unwrap();
+    let stream = device.stream().unwrap();
+    let mut host = device.host::<u32>("ids", 4).unwrap();
+    let ids = device.buffer::<u32>("ids", 4).unwrap();
+    bench.set("break_job", 0);
+    stream.copy_in(&mut host, &ids, 4).unwrap();
+    assert!(matches!(host.wait(), Err(ShimError::Lost { .. })));
+    // And so it stays, for everything but closing.
+    let lost = |found: Option<ShimError>| assert!(matches!(found, Some(ShimError::Lost { .. })), "{found:?}");
+    lost(host.values().err());
+    lost(device.stream().err());
+    lost(device.buffer::<f32>("rows", 1).err());
+    lost(device.memory().err());
+    lost(device.engine(&plan, &[]).err());
+    drop((host, ids, stream, device));
+    assert_eq!(bench.live(), 0);
+}
+
+#[test]
+fn plans_that_are_not_for_here_are_refused_in_tensorrts_own_words() {
+    let Some(bench) = Bench::new() else { return };
+    let table = bench.load().unwrap();
+    let device = Device::open(&table, 0).unwrap();
+    device.reserve(RESERVED).unwrap();
+    let good = "in features 1 -1,2\nout rows 0 -1,3\n";
+    let identity = device.identity().unwrap();
+    let seal = |plan: &str| sealed(&identity, plan.as_bytes());
+    let plan = |head: &str, tensors: &str| seal(&format!("fake-plan trt={} {head}\n{tensors}", identity.tensorrt[0]));
+    let cases: [(Vec<u8>, &str); 10] = [
+        (seal("half an engine"), "magicTagRead == kMAGIC_TAG"),
+        (seal(""), "an engine's plan of no bytes"),
+        (seal(&format!("fake-plan trt=9 sm=86 weights=0 workspace=0\n{good}")), "Version tag does not match"),
+        (plan("sm=87 weights=0 workspace=0", good), "expecting compute 8.6 got compute 8.7"),
+        (plan("sm=86 weights=20000 workspace=0", good), "an engine's weights: wanted "),
+        (plan("sm=86 weights=1000 workspace=16000", good), "an engine's weights: wanted "),
+        (plan("sm=86 weights=0 workspace=0", "in features 1 -1,2 host\n"), "tensor features: wanted on the device, found on the host"),
+        (plan("sm=86 weights=0 workspace=0", "in features 1 -1,2 vectorized\n"), "tensor features: wanted row-major, found another layout"),
+        (plan("sm=86 weights=0 workspace=0", "in features 9 -1,2\n"), "tensor features: wanted a type of whole bytes"),
+        (plan("sm=86 weights=0 workspace=0", "in features 1 1,2,3,4,5\n"), "tensor features: wanted at most 4 dimensions"),
+    ];
+    for (plan, wanted) in cases {
+        let found = device.engine(&plan, &[]).err().unwrap().to_string();
+        assert!(found.contains(wanted), "{found}");
+        assert_eq!(device.memory().unwrap(), (RESERVED, RESERVED), "{wanted}");
+    }
+    let wanted = [(c"rows", TensorInfo::new(Dtype::F16, &[0, 3]))];
+    let found = device.engine(&plan("sm=86 weights=0 workspace=0", good), &wanted).err().unwrap().to_string();
+    assert_eq!(found, "tensor rows: wanted f16 [any, 3], found f32 [any, 3]");
+    let full = device.buffer::<f32>("rows", 5_000).err().unwrap().to_string();
+    assert_eq!(full, "device memory, rows: wanted 20000 bytes, free 16384 bytes of 16384 bytes");
+    assert!(device.reserve(RESERVED).unwrap_err().to_string().contains("once, some, and first"));
+    drop(device);
+    assert_eq!(bench.live(), 0);
+    bench.set("memory", 1_000);
+    let device = Device::open(&table, 0).unwrap();
+    let found = device.reserve(RESERVED).unwrap_err().to_string();
+    assert!(found.contains("wanted 16384 bytes, free 1000 bytes of 1000 bytes"), "{found}");
+}
+
+#[test]
+fn plans_for_another_tensorrt_or_gpu_or_damaged_ones_never_reach_tensorrt() {
+    let Some(bench) = Bench::new() else { return };
+    let device = Device::open(&bench.load().unwrap(), 0).unwrap();
+    let own = device.identity().unwrap();
+    let [major, minor, patch, build] = own.tensorrt;
+    let other = |tensorrt, compute| sealed(&Identity { tensorrt, compute }, b"a plan");
+    let good = sealed(&own, b"a plan");
+    let mut damaged = good.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    let cases = [
+        (other([major - 1, minor, patch, build], own.compute), "plan: wanted one built for TensorRT "),
+        (other([major, minor + 1, patch, build], own.compute), "plan: wanted one built for TensorRT "),
+        (other(own.tensorrt, [8, 7]), "found one for TensorRT "),
+        (damaged, "plan: wanted SHA-256 "),
+        (good[..good.len() - 1].to_vec(), "plan: wanted 6 bytes, found 5"),
+        (good[..SEAL - 1].to_vec(), "plan: wanted a sealed plan of this version"),
+        (b"a plan".to_vec(), "plan: wanted a sealed plan of this version"),
+        (Vec::new(), "plan: wanted a sealed plan of this version"),
+    ];
+    for (plan, wanted) in cases {
+        let found = device.engine(&plan, &[]).err().unwrap();
+        assert!(matches!(found, ShimError::Plan(_)) && found.to_string().contains(wanted), "{found}");
+    }
+    assert!(!bench.log().contains("deserializeCudaEngine"));
+    assert!(device.engine(&good, &[]).err().unwrap().to_string().contains("kMAGIC_TAG"));
+}
+
+#[test]
+fn runs_of_other_shapes_enqueue_nothing() {
+    let Some(bench) = Bench::new() else { return };
+    let plan = project(&bench);
+    let device = Device::open(&bench.load().unwrap(), 0).unwrap();
+    let engine = device.engine(&plan, &tensors()).unwrap();
+    let stream = device.stream().unwrap();
+    let (features, rows) = (device.buffer::<f16>("features", 64).unwrap(), device.buffer::<f32>("rows", 96).unwrap());
+    let ids = device.buffer::<u32>("ids", 96).unwrap();
+    let (one, three) = (Bound::new(c"features", &features, &[4, 2]), Bound::new(c"rows", &rows, &[4, 3]));
+    let cases = [
+        vec![one],
+        vec![one, one, three],
+        vec![one, Bound::new(c"lines", &rows, &[4, 3])],
+        vec![one, Bound::new(c"rows", &rows, &[4, 4])],
+        vec![one, Bound::new(c"rows", &rows, &[5, 3])],
+        vec![one, Bound::new(c"rows", &rows, &[12])],
+        vec![one, Bound::new(c"rows", &ids, &[4, 3])],
+        vec![Bound::new(c"features", &features, &[9, 2]), Bound::new(c"rows", &rows, &[9, 3])],
+    ];
+    for bound in cases {
+        let found = stream.enqueue(&engine, &bound).unwrap_err();
+        assert!(matches!(found, ShimError::Shape { .. }), "{found}");
+    }
+    assert!(!bench.log().contains("enqueueV3"));
+    stream.enqueue(&engine, &[three, one]).unwrap();
+    assert!(bench.log().contains("enqueueV3"));
+}
+
+#[test]
+fn an_output_that_is_its_inputs_memory_needs_no_other() {
+    let Some(bench) = Bench::new() else { return };
+    if bench.headers() < (10, 15) {
+        return eprintln!("SKIPPED: headers before 10.15 have no aliases");
+    }
+    let tensors = "in ids 3 -1\nin kv 1 -1,4\nout kv_new 1 -1,4 alias=kv\n";
+    let plan = plan(&bench, "sm=86 weights=0 workspace=0", tensors);
+    let device = Device::open(&bench.load().unwrap(), 0).unwrap();
+    device.reserve(RESERVED).unwrap();
+    let engine = device.engine(&plan, &[]).unwrap();
+    let stream = device.stream().unwrap();
+    let (ids, kv) = (device.buffer::<u32>("ids", 2).unwrap(), device.buffer::<f16>("kv", 20).unwrap());
+    stream.enqueue(&engine, &[Bound::new(c"ids", &ids, &[2]), Bound::new(c"kv", &kv, &[5, 4])]).unwrap();
+    let log = bench.log();
+    assert!(log.contains("setTensorAddress kv m1+256\ncontext.setTensorAddress kv_new m1+256\n"), "{log}");
+}
+
+#[test]
+fn libraries_that_will_not_do_are_told_by_name() {
+    let Some(bench) = Bench::new() else { return };
+    let (major, minor) = bench.headers();
+    let (shim, tensorrt, cuda) = ("libuhr_shim.so", "libfakenvinfer.so", "libfakecuda.so");
+    let other = bench.path("other.cpp");
+    std::fs::write(&other, "extern \"C\" unsigned uhr_shim_abi_version(void) { return 2; }\n").unwrap();
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let built =
+        std::process::Command::new(compiler).args(["-shared", "-fPIC"]).arg(&other).arg("-o").arg(bench.path("libother.so")).status();
+    assert!(built.unwrap().success());
+    let cases = [
+        ([shim, "libnone.so", cuda], "TensorRT: wanted a library that loads, found: "),
+        (["libnone.so", tensorrt, cuda], "libnone.so: wanted a library that loads, found: "),
+        ([tensorrt, tensorrt, cuda], "found one missing: "),
+        (["libother.so", tensorrt, cuda], "TensorRT shim: wanted ABI version 1, found 2"),
+        ([shim, cuda, cuda], "libfakecuda.so: getInferLibMajorVersion"),
+        ([shim, "libfakenvinfer-DFAKE_LACKS.so", cuda], "createInferRuntime_INTERNAL"),
+        ([shim, tensorrt, "libfakecuda-DFAKE_LACKS.so"], "libfakecuda-DFAKE_LACKS.so: cuEventQuery"),
+        ([shim, tensorrt, "libnone.so"], "no usable GPU: TensorRT "),
+    ];
+    for (libraries, wanted) in cases {
+        let found = bench.load_with(libraries).err().unwrap().to_string();
+        assert!(found.contains(wanted), "{found}");
+    }
+    let cases = [
+        ("trt_major", 10, "another TensorRT: "),
+        ("trt_major", 12, "another TensorRT: "),
+        ("devices", 0, "no usable GPU: TensorRT "),
+        ("cuInit", 100, ": CUDA_ERROR_NO_DEVICE"),
+    ];
+    for (key, value, wanted) in cases {
+        if key == "trt_major" && value == i64::from(major) {
+            continue;
+        }
+        bench.reset();
+        bench.set(key, value);
+        let found = bench.load().err().unwrap().to_string();
+        assert!(found.contains(wanted), "{found}");
+        // Of another major nothing was called, not even the factory.
+        assert!(!bench.log().contains("createInferRuntime"), "{}", bench.log());
+    }
+    bench.reset();
+    if minor > 0 {
+        bench.set("trt_minor", i64::from(minor) - 1);
+        assert!(matches!(bench.load(), Err(ShimError::OtherTensorrt { .. })));
+    }
+    bench.set("trt_minor", i64::from(minor) + 1);
+    bench.load().unwrap();
+    for bogus in [0, 0x228] {
+        bench.reset();
+        bench.set("runtime", bogus);
+        let table = bench.load().unwrap();
+        let found = Device::open(&table, 0).err().unwrap().to_string();
+        assert!(found.contains("TensorRT made no runtime: "), "{found}");
+        assert_eq!(bench.live(), 0);
+    }
+    bench.reset();
+    let table = bench.load().unwrap();
+    let device = Device::open(&table, 0).unwrap();
+    assert!(device.describe().ends_with(" on Made-up GPU (SM 8.6)"), "{}", device.describe());
+    assert_eq!(device.identity().unwrap().compute, [8, 6]);
+    assert!(bench.load().err().unwrap().to_string().contains("a device is open"));
+    assert_eq!(Device::open(&table, 1).err(), Some(ShimError::NoDevice { ordinal: 1, count: 1 }));
+}
+
+#[test]
+fn the_encoder_runs_over_the_real_shim() {
+    let Some(bench) = Bench::new() else { return };
+    let plan = plan(&bench, "sm=86 weights=5000 workspace=3000", "in tiles 0 -1,3,4,4\nout features 1 -1,4,5\n");
+    let device = Device::open(&bench.load().unwrap(), 0).unwrap();
+    device.reserve(RESERVED).unwrap();
+    let shape = EncoderShape { tile: Px(4), patch: Px(2), feature_dim: 5 };
+    let mut encoder = TensorrtEncoder::load(&device, &plan, shape).unwrap();
+    let pool = uhr_edge::kernels::Pool::new(1);
+    let tiles: Vec<f32> = (0..3 * 48_u16).map(f32::from).collect();
+    let mut out = vec![f16::ZERO; 3 * 20];
+    encoder.encode(&tiles, &mut out, &pool).unwrap();
+    for (tile, out) in tiles.chunks(48).zip(out.chunks(20)) {
+        assert_eq!(bytemuck::cast_slice::<f16, u8>(out), made(bytemuck::cast_slice(tile), 40));
+    }
+    assert!(encoder.id().starts_with("tensorrt "), "{}", encoder.id());
+    // Weights and workspace, each rounded up to 256, and two lanes of tiles and features on both sides.
+    assert_eq!(encoder.bytes(), Bytes(5_120 + 3_072 + 2 * 2 * (192 + 40)));
+    drop((encoder, device));
+    assert_eq!(bench.live(), 0);
+}
+
+/// By hand, over a real runtime: `UHR_TENSORRT_LIBRARY` names it (`libnvinfer_lean.so.10` of the package `tensorrt_lean_cu12_libs`, or `libtensorrt_rtx.so.1` of
+/// `tensorrt_rtx_cu12_libs`), `TENSORRT_INCLUDE` headers no newer than it; those of another major are told so.
+#[test]
+#[ignore = "wants a real TensorRT library, and a machine without a GPU"]
+fn a_real_runtime_without_a_gpu_is_told_so() {
+    let Some(bench) = Bench::new() else { return };
+    let library = std::env::var("UHR_TENSORRT_LIBRARY").unwrap();
+    let major = bench.headers().0;
+    let shim = bench.path("libuhr_shim.so");
+    let found = ShimTable::load(&Libraries { shim: &shim, tensorrt: Some(library.as_ref()), cuda: None }).err().unwrap().to_string();
+    println!("{found}");
+    if !library.ends_with(&format!(".so.{major}")) {
+        return assert!(found.starts_with("another TensorRT: "), "{found}");
+    }
+    assert!(found.starts_with(&format!("no usable GPU: TensorRT {major}.")), "{found}");
+    // Told of a GPU that isn't there, TensorRT's factory makes no runtime; that of TensorRT-RTX makes one, which reads no plan.
+    let table = bench.load_with(["libuhr_shim.so", &library, "libfakecuda.so"]).unwrap();
+    let found = Device::open(&table, 0).and_then(|device| device.engine(&sealed(&device.identity()?, b"no plan"), &[]));
+    let found = found.err().unwrap().to_string();
+    println!("{found}");
+    let wanted = if major >= 10 { "TensorRT made no runtime: " } else { "an engine's plan refused: " };
+    assert!(found.contains(wanted), "{found}");
+    assert_eq!(bench.live(), 0);
+}
