@@ -34,6 +34,10 @@ fn each_frame_is_asked_each_question_once_and_a_stopped_batch_goes_on() {
     let paid = all.iter().filter(|line| line["answer"]["receipt"]["stages_ms"]["views"].as_f64().unwrap() > 0.0).count();
     assert_eq!((all.len(), paid), (12, 4));
     assert_eq!(tally(&args), [0, 0, 12]);
+    // Another budget is another batch.
+    let (code, message) = refusal(&[&args[..], &["--budget", "300"]].concat());
+    assert!(code == 1 && message.contains("line 1: wanted an answer under") && message.contains("found one under"), "{code} {message}");
+    assert_eq!(tally(&args), [0, 0, 12]);
     // Cut in the middle of a line.
     let text = std::fs::read_to_string(&out).unwrap();
     std::fs::write(&out, &text[..text.len() * 6 / 10]).unwrap();

@@ -95,6 +95,37 @@ fn answers_are_those_of_the_scripted_engines() {
 }
 
 #[test]
+fn engines_left_to_what_is_there_say_which_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let frame = frame(folder.path());
+    let chosen = |[vision, language]: [&str; 2], shim: &str| {
+        let profile = profile(folder.path(), [vision, language], &[("threads = 2", &format!("threads = 2\nshim = \"{shim}\""))]);
+        let args = ["--profile", path(&profile), "--json", "ask", path(&frame), QUESTION];
+        let output = common::run(&args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let engines = serde_json::from_slice::<Value>(&output.stdout).unwrap()["receipt"]["engines"].clone();
+        (engines, String::from_utf8(output.stderr).unwrap())
+    };
+    let (there, _) = chosen(["auto", "auto"], "fake");
+    assert_eq!((&there["chosen"], &there["encoder"], &there["decoder"]), (&"TensorRT".into(), &"tensorrt fake".into(), &"tensorrt fake".into()));
+    let missing = folder.path().join("libuhr_shim.so");
+    let (cpu, said) = chosen(["auto", "auto"], path(&missing));
+    let words = cpu["chosen"].as_str().unwrap();
+    assert!(words.starts_with("CPU; TensorRT missing: ") && words.contains(path(&missing)), "{words}");
+    assert!(said.contains(&format!("engines: {words}")), "{said}");
+    assert!(cpu["encoder"].as_str().unwrap().contains("tract") && cpu["decoder"].as_str().unwrap().contains("gguf"), "{cpu}");
+    // What isn't left open stays.
+    let (mixed, _) = chosen(["scripted", "auto"], path(&missing));
+    assert_eq!(mixed["encoder"], "scripted");
+    // What must be on a device isn't moved.
+    let must = profile(folder.path(), ["tensorrt", "auto"], &[("threads = 2", &format!("threads = 2\nshim = {missing:?}"))]);
+    let text = std::fs::read_to_string(&must).unwrap().replacen("shim = \"fake\"\n", "", 1);
+    std::fs::write(&must, text).unwrap();
+    let (code, said) = common::refusal(&["--profile", path(&must), "ask", path(&frame), QUESTION]);
+    assert!(code == 1 && said.contains("libuhr_shim.so: wanted a library that loads"), "{code}: {said}");
+}
+
+#[test]
 fn a_device_too_small_is_refused_at_load_with_figures() {
     let folder = tempfile::tempdir().unwrap();
     let changes = [("max-visual-tokens = 11100", "max-visual-tokens = 1048576"), ("limit-mib = 2048", "limit-mib = 4096")];

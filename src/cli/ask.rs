@@ -15,7 +15,7 @@ use crate::compress::regions::Method;
 use crate::compress::{Mode, Selector};
 use crate::config::{Manifest, Policy, Profile};
 use crate::imaging::{FrameSource, LabelMap, Limits, Reading};
-use crate::pipeline::{Answer, Engines, Finish, Frame, Pipeline, PipelineError, Request, Spent};
+use crate::pipeline::{Answer, Finish, Frame, Pipeline, PipelineError, Request, Spent};
 use crate::planner::{self, Calibration, PlannerError};
 use crate::report::Overlay;
 use crate::units::{Bytes, Millis, Tiles, Tokens};
@@ -115,7 +115,7 @@ pub fn run(args: &AskArgs, cli: &Cli) -> Result<(), CliError> {
         sizes.iter().try_for_each(|&(width, height)| map.fits(width, height))?;
     }
     let resident = || board::resident_memory().unwrap_or(Bytes(0));
-    let engines = Engines::load(&profile, &manifest, &args.partition)?;
+    let engines = cli.engines(&profile, &manifest, &args.partition)?;
     let mut pipeline = Pipeline::new(profile, manifest, engines, &args.partition, resident())?;
     let sources = inputs.iter().map(|frame| FrameSource::open_as(frame.as_ref(), &pipeline.limits(), &reading));
     let sources = sources.collect::<Result<Vec<_>, _>>()?;

@@ -15,8 +15,8 @@ use crate::cli::{Cli, CliError, say};
 use crate::compress::regions::Method;
 use crate::compress::{Mode, Selector};
 use crate::imaging::{FrameSource, Reading};
-use crate::pipeline::{Engines, Frame, Pipeline, PipelineError, Request, Spent};
-use crate::planner;
+use crate::pipeline::{Frame, Pipeline, PipelineError, Request, Spent};
+use crate::planner::{self, Step};
 use crate::units::{Bytes, Tiles, Tokens};
 
 #[derive(Args)]
@@ -25,7 +25,7 @@ pub struct BatchArgs {
     frames: PathBuf,
     /// A text file with a question a line
     questions: PathBuf,
-    /// A line a frame and question; what is there already is not asked again
+    /// A line a frame and question; what is there already, under the same settings, is not asked again
     #[arg(long, value_name = "FILE.jsonl")]
     out: PathBuf,
     /// onboard, bench, xlrs, ablation, one total, or one number a view
@@ -74,12 +74,25 @@ fn frames(path: &Path) -> Result<Vec<PathBuf>, CliError> {
 /// How a batch's lines begin.
 const CUT: &[u8] = b"{\"frame\":";
 
-/// Frames and questions that are done. The file is cut after its last whole line.
-fn done(path: &Path) -> Result<(File, HashSet<(String, String)>), CliError> {
+/// What of an answer's receipt its batch was run under.
+fn settings(receipt: &Value) -> Value {
+    json!({"model": receipt["model"], "profile": receipt["profile"], "seed": receipt["seed"], "asked": receipt["plan"]["asked"]})
+}
+
+/// What a file holds of a batch.
+struct Done {
+    /// Frames and questions.
+    pairs: HashSet<(String, String)>,
+    /// Of the answers, with the numbers of their lines.
+    settings: Vec<(usize, Value)>,
+}
+
+/// What is done. The file is cut after its last whole line.
+fn done(path: &Path) -> Result<(File, Done), CliError> {
     let wrong = |error: &dyn std::fmt::Display| failed(path, error);
     let mut file = File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(|error| wrong(&error))?;
     file.try_lock().map_err(|_| wrong(&"wanted a file of its own, found another batch at work on it"))?;
-    let (mut done, mut whole, mut number) = (HashSet::new(), 0, 0);
+    let (mut done, mut whole, mut number) = (Done { pairs: HashSet::new(), settings: Vec::new() }, 0, 0);
     let mut reader = BufReader::new(&file);
     let mut line = Vec::new();
     loop {
@@ -99,7 +112,13 @@ fn done(path: &Path) -> Result<(File, HashSet<(String, String)>), CliError> {
         let (Some(frame), Some(question)) = (entry["frame"].as_str(), entry["question"].as_str()) else {
             return Err(wrong(&format!("line {number}: wanted a line of a batch, found one without frame and question")));
         };
-        done.insert((frame.to_owned(), question.to_owned()));
+        done.pairs.insert((frame.to_owned(), question.to_owned()));
+        if let Some(receipt) = entry["answer"].get("receipt") {
+            let found = settings(receipt);
+            if done.settings.last().is_none_or(|(_, last)| *last != found) {
+                done.settings.push((number, found));
+            }
+        }
         whole += read as u64;
     }
     file.set_len(whole).and_then(|()| file.seek(SeekFrom::End(0))).map_err(|error| wrong(&error))?;
@@ -132,14 +151,19 @@ pub fn run(args: &BatchArgs, cli: &Cli) -> Result<(), CliError> {
         max_new: args.max_new.map_or(profile.tokens.max_new, Tokens),
         deadline: None,
     };
-    let engines = Engines::load(&profile, &manifest, &Method::Kmeans)?;
+    let engines = cli.engines(&profile, &manifest, &Method::Kmeans)?;
     let resident = board::resident_memory().unwrap_or(Bytes(0));
     let mut pipeline = Pipeline::new(profile, manifest, engines, &Method::Kmeans, resident)?;
+    let asked = Step { name: "asked".into(), budget: request.budget.clone(), encode_tiles: request.encode_tiles, max_new: request.max_new };
+    let wanted = json!({"model": pipeline.model_id(), "profile": pipeline.profile().name, "seed": pipeline.profile().compression.seed, "asked": asked});
+    if let Some((line, found)) = done.settings.iter().find(|(_, found)| *found != wanted) {
+        return Err(failed(&args.out, format!("line {line}: wanted an answer under {wanted}, found one under {found}")));
+    }
     let bar = progress(frames.len() * questions.len(), cli.quiet);
     let mut tally = Tally::default();
     for path in &frames {
         let frame = path.to_string_lossy();
-        let left: Vec<&String> = questions.iter().filter(|question| !done.contains(&(frame.to_string(), (*question).clone()))).collect();
+        let left: Vec<&String> = questions.iter().filter(|question| !done.pairs.contains(&(frame.to_string(), (*question).clone()))).collect();
         let before = questions.len() - left.len();
         tally.before += before;
         bar.inc(before as u64);

@@ -5,6 +5,7 @@ mod batch;
 mod compress;
 mod gcs;
 mod journal;
+mod model;
 mod model_logits;
 mod plan;
 mod qualify;
@@ -22,13 +23,14 @@ use clap::{Parser, Subcommand};
 use crate::board::{self, BoardKind, Watch};
 use crate::cli::compress::CompressCliError;
 use crate::compress::CompressError;
+use crate::compress::regions::Method;
 use crate::config::{ConfigError, Manifest, Profile};
 use crate::engine::{DecoderError, EngineError};
 use crate::http::HttpError;
 use crate::imaging::{ImagingError, LabelMapError, Limits};
 use crate::journal::JournalError;
 use crate::link::{KeyError, LinkError};
-use crate::pipeline::{Pipeline, PipelineError};
+use crate::pipeline::{Engines, Pipeline, PipelineError};
 use crate::planner::{CalibrationError, PlannerError};
 use crate::qualify::QualifyError;
 use crate::report::ReportError;
@@ -104,6 +106,10 @@ enum Command {
 
 #[derive(Subcommand)]
 enum ModelCommand {
+    /// Load a package, check every file of it, run its self-test
+    Verify(model::VerifyArgs),
+    /// Take in a package that tools/export made: verified, then copied whole or not at all
+    Import(model::ImportArgs),
     /// Logits of a decoder over given tokens, for parity with other runtimes
     Logits(model_logits::LogitsArgs),
 }
@@ -330,11 +336,22 @@ impl Cli {
                 Ok(views::run(args, &manifest.vision.shape, &Limits::of(&profile), profile.frame.bands, profile.engines.threads)?)
             }
             Command::Compress(args) => Ok(compress::run(args, &Profile::load(&self.profile)?, self.json)?),
+            Command::Model(ModelCommand::Verify(args)) => model::verify(args, self),
+            Command::Model(ModelCommand::Import(args)) => model::import(args, self),
             Command::Model(ModelCommand::Logits(args)) => Ok(model_logits::run(args, Profile::load(&self.profile)?.memory_limit)?),
         }
     }
 
     fn load(&self) -> Result<(Profile, Manifest), CliError> {
         Ok((Profile::load(&self.profile)?, Manifest::load(&self.model)?))
+    }
+
+    /// The engines of `profile`; which they are is said where the profile leaves that open.
+    fn engines(&self, profile: &Profile, manifest: &Manifest, method: &Method) -> Result<Engines, CliError> {
+        let engines = Engines::load(profile, manifest, method)?;
+        if let Some(chosen) = engines.chosen.as_ref().filter(|_| !self.quiet) {
+            eprintln!("engines: {chosen}");
+        }
+        Ok(engines)
     }
 }

@@ -11,7 +11,7 @@ use crate::cli::ask::bar;
 use crate::cli::{Cli, CliError, calibration_of, say, watch};
 use crate::compress::regions::Method;
 use crate::config::Qualification as Limits;
-use crate::pipeline::{Engines, Monotonic, Pipeline};
+use crate::pipeline::{Monotonic, Pipeline};
 use crate::planner::Calibration;
 use crate::qualify::{self, Around, Outcome, Qualification, QualifyError, Settings, SimSettings};
 use crate::units::{Bytes, Celsius, Millis, Px};
@@ -109,7 +109,7 @@ fn frames(folder: &Path) -> Result<Vec<PathBuf>, CliError> {
 fn pipeline(cli: &Cli, slots: Option<usize>) -> Result<Pipeline, CliError> {
     let (mut profile, manifest) = cli.load()?;
     profile.frame.slots = slots.unwrap_or(profile.frame.slots);
-    let engines = Engines::load(&profile, &manifest, &Method::Kmeans)?;
+    let engines = cli.engines(&profile, &manifest, &Method::Kmeans)?;
     let resident = board::resident_memory().unwrap_or(Bytes(0));
     Ok(Pipeline::new(profile, manifest, engines, &Method::Kmeans, resident)?)
 }

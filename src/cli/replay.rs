@@ -13,7 +13,7 @@ use crate::compress::{Mode, Selector};
 use crate::config::Budget;
 use crate::imaging::{FrameSource, Reading};
 use crate::journal::{Journal, Outcome, QuestionEntry};
-use crate::pipeline::{Engines, Frame, Pipeline, Request};
+use crate::pipeline::{Frame, Pipeline, Request};
 use crate::units::{Bytes, QuestionId, Tiles, Tokens};
 
 #[derive(Args)]
@@ -65,7 +65,7 @@ fn answer(journal: &Journal, entry: &QuestionEntry, before: &Value, cli: &Cli) -
     }
     profile.frame.slots = entry.frames.len();
     profile.compression.seed = receipt["seed"].as_u64().unwrap_or(profile.compression.seed);
-    let engines = Engines::load(&profile, &manifest, &Method::Kmeans)?;
+    let engines = cli.engines(&profile, &manifest, &Method::Kmeans)?;
     let resident = board::resident_memory().unwrap_or(Bytes(0));
     let reading = Reading { bands: profile.frame.bands, allow_truncated: false };
     let mut pipeline = Pipeline::new(profile, manifest, engines, &Method::Kmeans, resident)?;

@@ -90,6 +90,9 @@ pub fn run(args: &ServeArgs, cli: &Cli) -> Result<(), CliError> {
     let method = Method::Kmeans;
     let engines = Engines::load(&profile, &manifest, &method)?;
     let load = loading.elapsed();
+    if let Some(chosen) = &engines.chosen {
+        log.info(&format!("engines: {chosen}"));
+    }
     let resident = board::resident_memory().unwrap_or(Bytes(0));
     let mut pipeline = Pipeline::new(profile.clone(), manifest, engines, &method, resident)?;
     let watch = watch(&mut pipeline)?;
@@ -190,6 +193,9 @@ fn print(status: &Status) -> String {
     let (frames, questions, journal) = (&status.frames, &status.questions, &status.journal);
     let yes = |value: bool| if value { "yes" } else { "no" };
     let _ = writeln!(text, "model {}, profile {}, calibrated: {}", status.model, status.profile, yes(status.calibrated));
+    if let Some(engines) = &status.engines {
+        let _ = writeln!(text, "engines: {engines}");
+    }
     let _ = writeln!(
         text,
         "up {:.0} s, started in {}, {} of it beside loading the model",

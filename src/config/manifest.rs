@@ -27,6 +27,18 @@ pub struct Manifest {
     pub language: Language,
     pub prompt: Prompt,
     pub policy: Policy,
+    pub self_test: Option<SelfTest>,
+}
+
+/// What a package must answer wherever it is loaded.
+#[derive(Clone, Debug)]
+pub struct SelfTest {
+    pub image: PathBuf,
+    pub question: String,
+    /// As on the command line.
+    pub budget: String,
+    /// Of the answer, without the one that ends it.
+    pub tokens: Vec<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -104,6 +116,7 @@ struct ManifestFile {
     language: LanguageFile,
     prompt: PromptFile,
     compression: CompressionFile,
+    self_test: Option<SelfTestFile>,
     files: BTreeMap<String, String>,
 }
 
@@ -143,6 +156,15 @@ struct PromptFile {
     /// Only a question with choices uses it.
     #[serde(default, rename = "choice-suffix")]
     _choice_suffix: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct SelfTestFile {
+    image: String,
+    question: String,
+    budget: String,
+    tokens: Vec<u32>,
 }
 
 #[derive(Deserialize)]
@@ -205,6 +227,16 @@ impl Manifest {
             Some(Prompt { before_image: before.into(), between: between.into(), after_question: after.into() })
         });
         let prompt = cut.ok_or_else(|| value("prompt.template", format!("{template:?}"), "one {image} and after it one {question}"))?;
+        let self_test = match &file.self_test {
+            None => None,
+            Some(test) if (1..=64).contains(&test.tokens.len()) => Some(SelfTest {
+                image: listed(&test.image)?,
+                question: test.question.clone(),
+                budget: test.budget.clone(),
+                tokens: test.tokens.clone(),
+            }),
+            Some(test) => return Err(value("self-test.tokens", format!("{} of them", test.tokens.len()), "1 to 64")),
+        };
         Ok(Self {
             vision: Vision {
                 shape,
@@ -224,6 +256,7 @@ impl Manifest {
             },
             prompt,
             policy,
+            self_test,
             digest,
             name: file.name,
             licence: file.licence,

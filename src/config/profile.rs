@@ -119,15 +119,15 @@ impl Default for Birch {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Engines {
     pub vision: EngineKind,
     pub language: EngineKind,
     pub threads: usize,
     /// Tokens projected at once.
     pub projection_chunk: Tokens,
-    /// There where an engine is [`EngineKind::Tensorrt`].
-    pub shim: Option<Shim>,
+    /// What stands between an engine that is [`EngineKind::Tensorrt`] or [`EngineKind::Auto`] and TensorRT.
+    pub shim: Shim,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -141,14 +141,37 @@ pub enum EngineKind {
     Scripted,
     /// On a device, behind a shim.
     Tensorrt,
+    /// TensorRT where its libraries, a GPU and engines of the package are there, the CPU where not; answers say which.
+    Auto,
 }
 
-/// What stands between TensorRT and this crate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+/// What stands between TensorRT and this crate: `"fake"`, or the shim's file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub enum Shim {
     /// A made-up device that runs the scripted engines.
     Fake,
+    /// Built by `jetson/shim/build.sh`; a name without a folder is looked for where the system looks for libraries.
+    Library(PathBuf),
+}
+
+impl Default for Shim {
+    fn default() -> Self {
+        Self::Library("libuhr_shim.so".into())
+    }
+}
+
+impl TryFrom<String> for Shim {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let library = || Path::new(&text).file_name().is_some_and(|name| name.to_string_lossy().contains(".so"));
+        match &text[..] {
+            "fake" => Ok(Self::Fake),
+            _ if library() => Ok(Self::Library(text.into())),
+            _ => Err(format!("shim {text:?}: wanted \"fake\" or a library (….so)")),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -219,7 +242,8 @@ struct EnginesFile {
     language: EngineKind,
     threads: usize,
     projection_chunk_tokens: u32,
-    shim: Option<Shim>,
+    #[serde(default)]
+    shim: Shim,
 }
 
 impl Profile {
@@ -302,8 +326,8 @@ impl Profile {
             }
         }
         for (key, kind, allowed) in [
-            ("engines.vision", engines.vision, [EngineKind::Onnx, EngineKind::Scripted, EngineKind::Tensorrt]),
-            ("engines.language", engines.language, [EngineKind::Gguf, EngineKind::Scripted, EngineKind::Tensorrt]),
+            ("engines.vision", engines.vision, [EngineKind::Onnx, EngineKind::Scripted, EngineKind::Tensorrt, EngineKind::Auto]),
+            ("engines.language", engines.language, [EngineKind::Gguf, EngineKind::Scripted, EngineKind::Tensorrt, EngineKind::Auto]),
         ] {
             if !allowed.contains(&kind) {
                 return Err(ConfigError::Value {
@@ -312,10 +336,6 @@ impl Profile {
                     found: format!("{kind:?}"),
                     wanted: format!("one of {allowed:?}"),
                 });
-            }
-            if kind == EngineKind::Tensorrt && engines.shim.is_none() {
-                let wanted = "engines.shim = \"fake\" beside it: no TensorRT shim is built into this binary yet".into();
-                return Err(ConfigError::Value { path: path.to_owned(), key, found: format!("{kind:?}"), wanted });
             }
         }
         for budget in std::iter::once(&tokens.budget).chain(file.ladder.iter().map(|step| &step.budget)) {
@@ -364,7 +384,7 @@ impl Profile {
                 language: engines.language,
                 threads: engines.threads,
                 projection_chunk: Tokens(engines.projection_chunk_tokens),
-                shim: engines.shim,
+                shim: file.engines.shim,
             },
             device: file.device,
             thermal,
@@ -400,13 +420,8 @@ mod tests {
             ("lambda-feature = 1.0", "lambda-feature = nan", "compression.lambda-feature = NaN: wanted a finite number"),
             ("seed = 0", "seed = 0\nbirch-threshold = -1.0", "compression.birch-threshold = -1: wanted a finite number, 0 or more"),
             ("seed = 0", "seed = 0\nbirch-branching = 3", "compression.birch-branching = 3: wanted 4 to 1024"),
-            ("vision = \"onnx\"", "vision = \"gguf\"", "engines.vision = Gguf: wanted one of [Onnx, Scripted, Tensorrt]"),
-            (
-                "vision = \"onnx\"",
-                "vision = \"tensorrt\"",
-                "engines.vision = Tensorrt: wanted engines.shim = \"fake\" beside it: no TensorRT shim",
-            ),
-            ("threads = 2", "threads = 2\nshim = \"real\"", "unknown variant `real`, expected `fake`"),
+            ("vision = \"onnx\"", "vision = \"gguf\"", "engines.vision = Gguf: wanted one of [Onnx, Scripted, Tensorrt, Auto]"),
+            ("threads = 2", "threads = 2\nshim = \"real\"", "shim \"real\": wanted \"fake\" or a library"),
             ("budget = \"onboard\"", "budget = \"huge\"", "budget \"huge\": wanted onboard"),
             ("slots = 4", "slots = 4\nbands = [1, 2]", "frame.bands = [1, 2]: wanted one band or three"),
             ("slots = 4", "slots = 4\nbands = [0]", "frame.bands = [0]: wanted one band or three, numbered from 1"),

@@ -14,6 +14,8 @@ pub struct Status {
     /// Name and first bytes of the manifest's digest.
     pub model: String,
     pub profile: String,
+    /// Where the profile leaves engines to what is there: which it is, and what of TensorRT is missing.
+    pub engines: Option<String>,
     /// Deadlines are promised.
     pub calibrated: bool,
     pub uptime_ms: Millis,

@@ -256,6 +256,7 @@ impl Pipeline {
                 projector: engines.projector.id().to_owned(),
                 decoder: engines.decoder.id().to_owned(),
                 partition: self.partition.id().to_owned(),
+                chosen: engines.chosen.clone(),
             },
             seed: self.profile.compression.seed,
             policy: self.manifest.policy.name.clone(),

@@ -11,7 +11,7 @@ use crate::config::{EngineKind, Manifest, Profile, Shim};
 use crate::engine::decoder::Llama;
 use crate::engine::onnx::{EncoderShape, OnnxEncoder, OnnxProjector, OnnxSegmenter};
 use crate::engine::scripted::{ScriptedDecoder, ScriptedEncoder, ScriptedProjector};
-use crate::engine::tensorrt::{Device, fake};
+use crate::engine::tensorrt::{Device, Libraries, ShimTable, fake};
 use crate::engine::{Decoder, DecoderShape, EngineError, Projector, Segmenter, Tokenizer, VisionEncoder};
 use crate::kernels::Pool;
 use crate::pipeline::PipelineError;
@@ -37,6 +37,8 @@ pub struct Engines {
     pub segmenter: Option<Box<dyn Segmenter>>,
     pub stop: Vec<u32>,
     pub pool: Arc<Pool>,
+    /// Where engines were left to what is there: which it is, and what of TensorRT is missing.
+    pub chosen: Option<String>,
 }
 
 impl Engines {
@@ -53,16 +55,17 @@ impl Engines {
         let pool = Arc::new(Pool::new(profile.engines.threads));
         let vision = &manifest.vision;
         let segmenter = if *method == Method::Segmenter { Some(segmenter(manifest)?) } else { None };
-        let (device, chunk) = (device(profile)?, profile.engines.projection_chunk);
+        let Choice { vision: vision_kind, language, device, said: chosen } = Choice::new(profile, manifest)?;
+        let chunk = profile.engines.projection_chunk;
         // The made-up device's engines are the scripted ones.
-        let made_up = matches!(profile.engines.language, EngineKind::Scripted | EngineKind::Tensorrt);
-        let decoder: Box<dyn Decoder> = match profile.engines.language {
+        let made_up = matches!(language, EngineKind::Scripted | EngineKind::Tensorrt);
+        let decoder: Box<dyn Decoder> = match language {
             EngineKind::Scripted | EngineKind::Tensorrt => {
                 let tokenizer = Arc::new(Tokenizer::load(&manifest.language.tokenizer, SCRIPTED.vocab)?);
                 let stop = tokenizer.id(&manifest.language.stop[0])?;
                 let shape = DecoderShape { layers: manifest.language.interface_layer, vocab: tokenizer.len(), ..SCRIPTED };
                 match &device {
-                    Some(device) if profile.engines.language == EngineKind::Tensorrt => {
+                    Some(device) if language == EngineKind::Tensorrt => {
                         let positions = planner::positions(profile, manifest);
                         Box::new(fake::decoder(device, shape, (stop, SCRIPTED_ANSWER), (positions, chunk))?)
                     }
@@ -82,12 +85,12 @@ impl Engines {
             return Err(PlannerError::Context { wanted, allowed }.into());
         }
         let shape = EncoderShape { tile: vision.shape.tile(), patch: vision.shape.patch(), feature_dim: vision.feature_dim };
-        let mut encoder: Box<dyn VisionEncoder> = match (profile.engines.vision, &device) {
+        let mut encoder: Box<dyn VisionEncoder> = match (vision_kind, &device) {
             (EngineKind::Scripted, _) => Box::new(ScriptedEncoder::new(shape)),
             (EngineKind::Tensorrt, Some(device)) => Box::new(fake::encoder(device, shape)?),
             _ => Box::new(OnnxEncoder::load(&vision.encoder, shape, profile.engines.threads)?),
         };
-        let scripted = profile.engines.vision == EngineKind::Scripted || profile.engines.language == EngineKind::Scripted;
+        let scripted = vision_kind == EngineKind::Scripted || language == EngineKind::Scripted;
         let mut projector: Box<dyn Projector> = match &device {
             Some(device) => Box::new(fake::projector(device, chunk, vision.feature_dim, hidden)?),
             None if scripted => Box::new(ScriptedProjector { chunk, feature_dim: vision.feature_dim, hidden }),
@@ -111,7 +114,7 @@ impl Engines {
         if let Some(mlp) = &mut selected_token_mlp {
             mlp.project(&vec![f16::ZERO; hidden], &mut vec![0.0; hidden])?;
         }
-        Ok(Self { encoder, projector, decoder, tokenizer, positions, selected_token_mlp, segmenter, stop, pool })
+        Ok(Self { encoder, projector, decoder, tokenizer, positions, selected_token_mlp, segmenter, stop, pool, chosen })
     }
 
     /// What the networks cost, by their weights.
@@ -141,15 +144,47 @@ impl Engines {
     }
 }
 
-/// The device of a profile with an engine on one.
-fn device(profile: &Profile) -> Result<Option<Device>, EngineError> {
-    let engines = &profile.engines;
-    match engines.shim {
-        Some(Shim::Fake) if engines.vision == EngineKind::Tensorrt || engines.language == EngineKind::Tensorrt => {
-            let open = Device::open(&fake::table(), 0);
-            open.map(Some).map_err(|source| EngineError::Device { engine: "tensorrt", source })
+/// Where a profile's engines run.
+struct Choice {
+    vision: EngineKind,
+    language: EngineKind,
+    device: Option<Device>,
+    said: Option<String>,
+}
+
+impl Choice {
+    /// What is [`EngineKind::Auto`] is decided by what is there.
+    ///
+    /// # Errors
+    /// An engine that must be on a device, without one.
+    fn new(profile: &Profile, manifest: &Manifest) -> Result<Self, EngineError> {
+        let (vision, language) = (profile.engines.vision, profile.engines.language);
+        let any = |kind| vision == kind || language == kind;
+        if !any(EngineKind::Tensorrt) && !any(EngineKind::Auto) {
+            return Ok(Self { vision, language, device: None, said: None });
         }
-        _ => Ok(None),
+        let (device, on, said) = match device(&profile.engines.shim, manifest) {
+            Ok(device) => (Some(device), [EngineKind::Tensorrt; 2], "TensorRT".to_owned()),
+            Err(error) if any(EngineKind::Tensorrt) => return Err(error),
+            Err(error) => (None, [EngineKind::Onnx, EngineKind::Gguf], format!("CPU; TensorRT missing: {error}")),
+        };
+        let decided = |kind, on| if kind == EngineKind::Auto { on } else { kind };
+        let said = any(EngineKind::Auto).then_some(said);
+        Ok(Self { vision: decided(vision, on[0]), language: decided(language, on[1]), device, said })
+    }
+}
+
+/// The first GPU, behind `shim`, with engines of the package for it.
+fn device(shim: &Shim, manifest: &Manifest) -> Result<Device, EngineError> {
+    let failed = |source| EngineError::Device { engine: "tensorrt", source };
+    match shim {
+        Shim::Fake => Device::open(&fake::table(), 0).map_err(failed),
+        Shim::Library(path) => {
+            let table = ShimTable::load(&Libraries { shim: path, tensorrt: None, cuda: None }).map_err(failed)?;
+            let device = Device::open(&table, 0).map_err(failed)?;
+            let reason = format!("{}: wanted engines of the package {}, found none in it", device.describe(), manifest.name);
+            Err(EngineError::Run { engine: "tensorrt", reason })
+        }
     }
 }
 

@@ -109,6 +109,8 @@ pub struct EngineIds {
     pub projector: String,
     pub decoder: String,
     pub partition: String,
+    /// Where the profile leaves engines to what is there: `TensorRT`, or `CPU; TensorRT missing: ` and what of it.
+    pub chosen: Option<String>,
 }
 
 /// Rows of the decoder's input, and what came out.

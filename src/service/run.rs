@@ -112,6 +112,7 @@ impl Service {
             version: env!("CARGO_PKG_VERSION").into(),
             model: pipeline.model_id(),
             profile: profile.name.clone(),
+            engines: pipeline.engines().chosen.clone(),
             calibrated: settings.calibrated,
             ..Status::default()
         };

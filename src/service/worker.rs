@@ -278,7 +278,6 @@ impl Worker {
         let reading = Reading { bands: self.pipeline.profile().frame.bands, allow_truncated: false };
         let open = |path: &std::path::Path| FrameSource::open_as(path, &self.pipeline.limits(), &reading);
         let source = match open(&file.path) {
-            // It may have been moved since.
             // It may have been moved since, or have a copy.
             Err(error) if !file.path.is_file() => {
                 match self.desk.journal().files_of(id).unwrap_or_default().iter().find(|path| path.is_file()) {

@@ -56,11 +56,16 @@ impl Place {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    /// `serve`, not yet started.
+    /// `serve` without HTTP, not yet started.
     pub fn command(&self) -> Command {
+        self.command_on("off")
+    }
+
+    /// The same with HTTP at an address.
+    pub fn command_on(&self, http: &str) -> Command {
         let mut command = super::command();
         let log = std::fs::File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
-        command.args(["--profile", super::path(&self.profile), "serve", "--http", "off"]);
+        command.args(["--profile", super::path(&self.profile), "serve", "--http", http]);
         command.args(["--capture", super::path(&self.frames()), "--journal", super::path(&self.journal())]);
         command.stdout(Stdio::null()).stderr(log);
         command

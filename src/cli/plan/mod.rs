@@ -83,7 +83,7 @@ fn run_package(args: &PlanArgs, cli: &Cli, profile: Profile) -> Result<(), CliEr
         manifest.policy = policy.clone();
     }
     let (budget, asked) = asked(args, &profile, &manifest)?;
-    let (engines, loaded) = load(&profile, &manifest, &args.partition)?;
+    let (engines, loaded) = load(cli, &profile, &manifest, &args.partition)?;
     let verdict = planner::verdict(&profile, &manifest, &args.partition, &|_| loaded.clone(), None);
     fits(verdict, &manifest, &profile)?;
     let mut pipeline = Pipeline::new(profile, manifest, engines, &args.partition, loaded.resident)?;
@@ -125,8 +125,8 @@ fn run_spec(args: &PlanArgs, cli: &Cli, profile: Profile) -> Result<(), CliError
 }
 
 /// The engines of a package, and what they hold.
-fn load(profile: &Profile, manifest: &Manifest, method: &Method) -> Result<(Engines, Loaded), CliError> {
-    let engines = Engines::load(profile, manifest, method)?;
+fn load(cli: &Cli, profile: &Profile, manifest: &Manifest, method: &Method) -> Result<(Engines, Loaded), CliError> {
+    let engines = cli.engines(profile, manifest, method)?;
     let loaded = engines.loaded(board::resident_memory().unwrap_or(Bytes(0)));
     Ok((engines, loaded))
 }

@@ -1,6 +1,6 @@
 //! The tree of files that FTP and our own client read: answers, and pictures that are drawn when somebody wants them.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -58,7 +58,12 @@ fn lock(kept: &Kept) -> std::sync::MutexGuard<'_, Vec<(Key, Option<Drawn>)>> {
 impl Painter {
     pub fn run(self, stop: &std::sync::atomic::AtomicBool, say: &dyn Fn(&str)) {
         while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-            let Ok(key) = self.wanted.recv_timeout(Duration::from_millis(100)) else { continue };
+            let key = match self.wanted.recv_timeout(Duration::from_millis(100)) {
+                Ok(key) => key,
+                Err(RecvTimeoutError::Timeout) => continue,
+                // There is no line that could ask.
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             let drawn = self.draw(key).map_err(|reason| say(&format!("picture of answer {}: {reason}", key.0)));
             if let Some((_, place)) = lock(&self.kept).iter_mut().find(|(other, _)| *other == key) {
                 *place = Some(drawn);

@@ -1,0 +1,141 @@
+//! `model verify` and `model import`: a package is looked at whole before anybody flies with it.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::board;
+use crate::cli::{Cli, CliError, say};
+use crate::compress::regions::Method;
+use crate::compress::{Mode, Selector};
+use crate::config::{Manifest, Profile, SelfTest};
+use crate::imaging::{FrameSource, Limits};
+use crate::pipeline::{Pipeline, PipelineError, Request};
+use crate::planner;
+use crate::units::{Bytes, Tokens};
+
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// The package's folder
+    dir: PathBuf,
+}
+
+#[derive(Args)]
+pub struct ImportArgs {
+    /// The package's folder, as tools/export made it
+    from: PathBuf,
+    /// The folder that it becomes; it must not be there yet
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+}
+
+/// What a package was found to be.
+#[derive(serde::Serialize)]
+struct Verified {
+    /// Name and first bytes of the manifest's digest.
+    model: String,
+    licence: String,
+    profile: String,
+    engines: [String; 3],
+    planned_bytes: Bytes,
+    limit_bytes: Bytes,
+    /// Token ids of the self-test; null: the package has none.
+    self_test: Option<Vec<u32>>,
+}
+
+pub fn verify(args: &VerifyArgs, cli: &Cli) -> Result<(), CliError> {
+    let found = verified(&args.dir, cli)?;
+    if cli.json {
+        let line = serde_json::to_string(&found).map_err(|error| CliError::Output(error.to_string()))?;
+        return say(&format!("{line}\n"));
+    }
+    say(&print(&found))
+}
+
+pub fn import(args: &ImportArgs, cli: &Cli) -> Result<(), CliError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |error: std::io::Error| CliError::Output(format!("{}: {error}", path.display()))
+    };
+    if args.to.exists() {
+        return Err(CliError::Output(format!("{}: wanted a folder that is not there yet, found one", args.to.display())));
+    }
+    // Digests are looked at first, so that what is copied is what was meant; what arrived is looked at again, whole.
+    Manifest::load(&args.from)?;
+    let parent = args.to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).map_err(failed(parent))?;
+    let copy = tempfile::Builder::new().prefix(".import-").tempdir_in(parent).map_err(failed(parent))?;
+    for entry in std::fs::read_dir(&args.from).map_err(failed(&args.from))? {
+        let entry = entry.map_err(failed(&args.from))?;
+        let (from, to) = (entry.path(), copy.path().join(entry.file_name()));
+        std::fs::copy(&from, &to).map_err(failed(&from))?;
+        std::fs::File::open(&to).and_then(|file| file.sync_all()).map_err(failed(&to))?;
+    }
+    let found = verified(copy.path(), cli)?;
+    std::fs::set_permissions(copy.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(failed(copy.path()))?;
+    std::fs::rename(copy.path(), &args.to).map_err(failed(&args.to))?;
+    // It has another name now: nothing of it is removed.
+    let _ = copy.keep();
+    if cli.json {
+        let line = serde_json::to_string(&found).map_err(|error| CliError::Output(error.to_string()))?;
+        return say(&format!("{line}\n"));
+    }
+    say(&format!("{}imported as {}\n", print(&found), args.to.display()))
+}
+
+fn print(found: &Verified) -> String {
+    let mut text = String::new();
+    let [encoder, projector, decoder] = &found.engines;
+    let _ = writeln!(text, "{}, {}: every file has its digest, every tensor its shape", found.model, found.licence);
+    let _ = writeln!(text, "encoder {encoder}\nprojector {projector}\ndecoder {decoder}");
+    let _ = writeln!(text, "memory under profile {}: {} of {}", found.profile, found.planned_bytes, found.limit_bytes);
+    let _ = match &found.self_test {
+        Some(tokens) => writeln!(text, "self-test: the {} tokens it should", tokens.len()),
+        None => writeln!(text, "self-test: none in the package, so nothing says that its answers are what they were"),
+    };
+    text
+}
+
+/// Loads the package in `dir` under the profile, and runs its self-test.
+fn verified(dir: &Path, cli: &Cli) -> Result<Verified, CliError> {
+    let mut profile = Profile::load(&cli.profile)?;
+    let manifest = Manifest::load(dir)?;
+    profile.frame.slots = 1;
+    let (licence, name, limit_bytes) = (manifest.licence.clone(), profile.name.clone(), profile.memory_limit);
+    let test = manifest.self_test.clone();
+    let engines = cli.engines(&profile, &manifest, &Method::Kmeans)?;
+    let ids = [engines.encoder.id(), engines.projector.id(), engines.decoder.id()].map(str::to_owned);
+    let resident = board::resident_memory().unwrap_or(Bytes(0));
+    let mut pipeline = Pipeline::new(profile, manifest, engines, &Method::Kmeans, resident)?;
+    let planned_bytes = pipeline.map().total();
+    let self_test = test.map(|test| tested(&mut pipeline, &test)).transpose()?;
+    Ok(Verified { model: pipeline.model_id(), licence, profile: name, engines: ids, planned_bytes, limit_bytes, self_test })
+}
+
+/// The answer's token ids, which are those that the package wants.
+fn tested(pipeline: &mut Pipeline, test: &SelfTest) -> Result<Vec<u32>, CliError> {
+    let (profile, manifest) = (pipeline.profile(), pipeline.manifest());
+    let request = Request {
+        budget: planner::budget(Some(&test.budget), profile, manifest).map_err(PipelineError::from)?,
+        selector: Selector::UhrBat,
+        mode: Mode::Paper,
+        encode_tiles: None,
+        max_new: Tokens::of(test.tokens.len() + 1),
+        deadline: None,
+    };
+    let sources = [FrameSource::open(&test.image, &Limits::of(profile))?];
+    pipeline.set_seed(0);
+    let prompt = pipeline.prompt(&test.question)?;
+    let mut plan = pipeline.plan_first(&sources, &prompt, &request)?;
+    let [source] = sources;
+    let (frame, _) = pipeline.ingest(0, source, &mut plan, &mut |_, _| ())?;
+    let mut found = vec![0; test.tokens.len() + 1];
+    let (count, _) = pipeline.answer_tokens(&[&frame], &prompt, &mut plan, &mut found)?;
+    found.truncate(count);
+    if found != test.tokens {
+        let reason = format!("self-test {:?}: wanted tokens {:?}, found {found:?}", test.question, test.tokens);
+        return Err(CliError::Output(format!("{}: {reason}", test.image.display())));
+    }
+    Ok(found)
+}
