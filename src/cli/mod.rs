@@ -336,8 +336,8 @@ impl Cli {
                 Ok(views::run(args, &manifest.vision.shape, &Limits::of(&profile), profile.frame.bands, profile.engines.threads)?)
             }
             Command::Compress(args) => Ok(compress::run(args, &Profile::load(&self.profile)?, self.json)?),
-            Command::Model(ModelCommand::Verify(args)) => model::verify(args, self),
-            Command::Model(ModelCommand::Import(args)) => model::import(args, self),
+            Command::Model(ModelCommand::Verify(args)) => model::verify(args, &self),
+            Command::Model(ModelCommand::Import(args)) => model::import(args, &self),
             Command::Model(ModelCommand::Logits(args)) => Ok(model_logits::run(args, Profile::load(&self.profile)?.memory_limit)?),
         }
     }

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::cli::plan::{is_spec, load, usual_frame};
+use crate::cli::plan::{is_spec, loaded, usual_frame};
 use crate::cli::{Cli, CliError, say};
 use crate::compress::regions::Method;
 use crate::config::{Budget, ConfigError, Manifest, Model, Profile, Spec};
 use crate::geometry::Layout;
+use crate::pipeline::Engines;
 use crate::planner::{self, CostModel, Costs, Loaded, ModelCost, Outlook, Predicted, USUAL_TEXT, Verdict};
 use crate::units::{Millis, Px, Tokens};
 
@@ -88,7 +89,8 @@ fn measure(package: &Manifest, profiles: &[Profile]) -> Result<BTreeMap<String, 
     let mut profiles: Vec<&Profile> = profiles.iter().collect();
     profiles.sort_by_key(|profile| profile.engines.threads);
     let measured = profiles.into_iter().map(|profile| {
-        let (engines, loaded) = load(profile, package, &Method::Kmeans)?;
+        let engines = Engines::load(profile, package, &Method::Kmeans)?;
+        let loaded = loaded(&engines);
         Ok((profile.name.clone(), (loaded, engines.model_cost(package))))
     });
     measured.collect()

@@ -83,7 +83,8 @@ fn run_package(args: &PlanArgs, cli: &Cli, profile: Profile) -> Result<(), CliEr
         manifest.policy = policy.clone();
     }
     let (budget, asked) = asked(args, &profile, &manifest)?;
-    let (engines, loaded) = load(cli, &profile, &manifest, &args.partition)?;
+    let engines = cli.engines(&profile, &manifest, &args.partition)?;
+    let loaded = loaded(&engines);
     let verdict = planner::verdict(&profile, &manifest, &args.partition, &|_| loaded.clone(), None);
     fits(verdict, &manifest, &profile)?;
     let mut pipeline = Pipeline::new(profile, manifest, engines, &args.partition, loaded.resident)?;
@@ -124,11 +125,9 @@ fn run_spec(args: &PlanArgs, cli: &Cli, profile: Profile) -> Result<(), CliError
     plan.say(args.frame.is_some(), cli.json)
 }
 
-/// The engines of a package, and what they hold.
-fn load(cli: &Cli, profile: &Profile, manifest: &Manifest, method: &Method) -> Result<(Engines, Loaded), CliError> {
-    let engines = cli.engines(profile, manifest, method)?;
-    let loaded = engines.loaded(board::resident_memory().unwrap_or(Bytes(0)));
-    Ok((engines, loaded))
+/// What engines hold, by the process that has just loaded them.
+fn loaded(engines: &Engines) -> Loaded {
+    engines.loaded(board::resident_memory().unwrap_or(Bytes(0)))
 }
 
 /// The budget, admitted, and the frame that times are predicted for.
