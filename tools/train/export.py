@@ -19,13 +19,18 @@ README = """# uhr-nano
 A demonstrator: a small vision encoder and a four-layer decoder, trained by tools/train on drawn scenes (ships, planes, trucks, tanks, houses and tents
 in six colours) over textures and real backgrounds. It answers questions of presence, count, colour, quadrant and relation about such scenes. About
 anything else, real aerial pictures included, its answers mean nothing.
+
+`self-test.jpg` is drawn by tools/scenes alone (Apache-2.0, as the rest).
 """
+# On the picture of tools/scenes/self_test.py; what a model must answer to be this one.
+SELF_TEST = ("what colour is the truck?", "yellow")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("models/uhr-nano"))
+    parser.add_argument("--self-test", type=Path, required=True, help="the picture of tools/scenes/self_test.py")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     load = lambda name: torch.load(args.work / name, weights_only=False)["model"]
@@ -70,6 +75,7 @@ def main():
     (args.out / "tokenizer.json").write_text(json.dumps(tokenizer, indent=1) + "\n")
     (args.out / "README.md").write_text(README)
     (args.out / "LICENSE").write_text((Path(__file__).resolve().parents[2] / "LICENSE").read_text())
+    (args.out / "self-test.jpg").write_bytes(args.self_test.read_bytes())
     files = sorted(p for p in args.out.iterdir() if p.name != "model.toml")
     digests = "\n".join(f'"{p.name}" = "{hashlib.sha256(p.read_bytes()).hexdigest()}"' for p in files)
     (args.out / "model.toml").write_text(f'''format = 1
@@ -102,6 +108,12 @@ choice-suffix = ""
 
 [compression]
 policy = "paper"
+
+[self-test]
+image = "self-test.jpg"
+question = "{SELF_TEST[0]}"
+budget = "600"
+tokens = [{VOCAB.index(SELF_TEST[1])}]
 
 [files]
 {digests}
