@@ -4,10 +4,12 @@
 //! A device in flight can't find out that memory is short. What a request needs is lent to it here, and a failed call changes nothing.
 
 mod frames;
+mod heap;
 mod kv;
 mod tokens;
 
 pub use frames::{FrameLease, FrameSlot, FrameSlots};
+pub use heap::keep_heap;
 pub use kv::KvCache;
 pub use tokens::{TokenArena, TokenSpan};
 
