@@ -16,7 +16,7 @@ use uhr_edge::link::frame::{self, Source};
 use uhr_edge::link::key::Key;
 use uhr_edge::link::node::{Event, Host, Node, NodeSettings};
 use uhr_edge::link::served::{Asker, SLOTS, SLOTS_A_SOURCE};
-use uhr_edge::link::sign::{Floors, NoFloors, Signing};
+use uhr_edge::link::sign::{Floors, NoFloors, Signing, Timestamps};
 use uhr_edge::link::standard::ftp::{EachEntry, Found, Tree};
 use uhr_edge::link::standard::param::Params;
 use uhr_edge::link::station::{Station, tunnel};
@@ -145,6 +145,36 @@ fn a_recorded_session_is_refused_before_and_after_a_restart() {
     };
     refuses(board);
     refuses(signed_node(&kept));
+}
+
+#[test]
+fn a_session_recorded_on_one_line_is_refused_on_the_other() {
+    let _alone = alone();
+    let kept = Kept::default();
+    let timestamps = Timestamps::open(Box::new(kept.clone())).unwrap();
+    let line = |link| node(Some(Signing::sharing(key(), link, timestamps.clone())), false);
+    let (mut one, mut other) = (line(0), line(1));
+    let mut ground = Signing::new(key(), 0, Box::<NoFloors>::default()).unwrap();
+    let mut seen = Seen::default();
+    let recorded: Vec<Vec<u8>> =
+        (0..100_u32).map(|at| packet(Some(&mut ground), &command(at as f32), at as u8, u64::from(at) * 50)).collect();
+    for (at, bytes) in recorded.iter().enumerate() {
+        one.receive(bytes, now(at as u64 * 50), &mut seen);
+    }
+    assert_eq!(one.station.counts().replayed, 0);
+    // At once, days later, and on a line that is new after a restart.
+    let day = 86_400_000;
+    let mut seen = Seen::default();
+    for bytes in &recorded {
+        other.receive(bytes, now(6_000), &mut seen);
+        other.receive(bytes, now(day), &mut seen);
+    }
+    let mut third = signed_node(&kept);
+    for bytes in &recorded {
+        third.receive(bytes, now(7_000).doubted(), &mut seen);
+    }
+    assert!(seen.0.is_empty(), "{:?}", seen.0);
+    assert_eq!((other.station.counts().replayed, third.station.counts().replayed), (200, 100));
 }
 
 #[test]
@@ -310,10 +340,14 @@ fn a_key_comes_by_a_wire_only() {
     });
     for (wired, wanted) in [(false, 0), (true, 1)] {
         let mut seen = Seen::default();
-        node(None, wired).receive(&packet(None, &setup, 0, 0), now(0), &mut seen);
+        let mut board = node(None, wired);
+        board.receive(&packet(None, &setup, 0, 0), now(0), &mut seen);
         assert_eq!(seen.0.len(), wanted);
+        // From then on nobody without it is heard.
+        board.receive(&packet(None, &command(1.0), 0, 0), now(0), &mut seen);
+        assert_eq!((seen.0.len(), board.station.counts().unsigned), (1, wanted as u64));
         // Never in a log.
-        assert!(seen.0.iter().all(|event| event == "NewKey(Key(…))"));
+        assert!(seen.0.iter().all(|event| event == "NewKey(Key(…))" || !wired && event.starts_with("Preset")), "{:?}", seen.0);
     }
     let zero = MavMessage::SETUP_SIGNING(SETUP_SIGNING_DATA { target_system: 1, target_component: 191, ..SETUP_SIGNING_DATA::DEFAULT });
     let mut seen = Seen::default();

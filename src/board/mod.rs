@@ -5,6 +5,7 @@
 //! often missing. A [`Board`] reads and may take its time; a [`Watch`] reads it on a thread of its own, sifts what can't be believed and
 //! always has an answer, with its age. What a board doesn't tell is absent, never zero and never an error.
 
+mod clock;
 mod host;
 mod jetson;
 #[cfg(feature = "nvml")]
@@ -16,6 +17,7 @@ mod watch;
 
 use std::path::{Path, PathBuf};
 
+pub use clock::clock_is_kept;
 pub use host::{HostBoard, device, peak_memory, resident_memory};
 pub use jetson::JetsonBoard;
 #[cfg(feature = "nvml")]

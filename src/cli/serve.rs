@@ -124,7 +124,7 @@ pub fn run(args: &ServeArgs, cli: &Cli) -> Result<(), CliError> {
     let service = Service::new(settings, journal, pipeline, Some(watch), log.clone())?;
     let stop = service.stopping();
     let running = link::serve(&service.desk(), &link, &stop, &(Arc::new(move |text: &str| log.info(text)) as link::Say))?;
-    let ended = service.run(door);
+    let ended = service.run(door, Some(&running));
     stop.store(true, Ordering::Relaxed);
     running.join();
     Ok(ended?)

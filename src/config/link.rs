@@ -10,7 +10,7 @@
 //! bytes-per-s = 1200
 //! ```
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -21,8 +21,13 @@ use crate::units::BytesPerSecond;
 /// Where a line goes: a device and its bits a second, or an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkAddress {
-    Serial { device: PathBuf, baud: u32 },
+    Serial {
+        device: PathBuf,
+        baud: u32,
+    },
     Udp(SocketAddr),
+    /// `HOST:PORT` whose address is asked for when the line is opened: the daemon starts before there is anybody to ask.
+    UdpName(String),
 }
 
 impl FromStr for LinkAddress {
@@ -35,8 +40,26 @@ impl FromStr for LinkAddress {
             let baud = baud.parse().ok().filter(|baud| (9_600..=4_000_000).contains(baud)).ok_or_else(wrong)?;
             return if device.is_empty() { Err(wrong()) } else { Ok(Self::Serial { device: device.into(), baud }) };
         }
-        let address = text.strip_prefix("udp:").and_then(|rest| rest.to_socket_addrs().ok()).and_then(|mut all| all.next());
-        address.map(Self::Udp).ok_or_else(wrong)
+        let rest = text.strip_prefix("udp:").ok_or_else(wrong)?;
+        if let Ok(address) = rest.parse() {
+            return Ok(Self::Udp(address));
+        }
+        let (host, port) = rest.rsplit_once(':').ok_or_else(wrong)?;
+        let port: u16 = port.parse().map_err(|_| wrong())?;
+        let label = |label: &str| {
+            let plain = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+            (1..=63).contains(&label.len()) && plain
+        };
+        // What ends in a number would be an address, and wasn't one.
+        let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+        if host.len() > 253 || !host.trim_end_matches('.').split('.').all(label) || last.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(wrong());
+        }
+        // By its standard (RFC 6761) this one is known to everybody.
+        if host.eq_ignore_ascii_case("localhost") {
+            return Ok(Self::Udp((Ipv4Addr::LOCALHOST, port).into()));
+        }
+        Ok(Self::UdpName(rest.to_owned()))
     }
 }
 
@@ -45,6 +68,7 @@ impl std::fmt::Display for LinkAddress {
         match self {
             Self::Serial { device, baud } => write!(f, "serial:{}:{baud}", device.display()),
             Self::Udp(address) => write!(f, "udp:{address}"),
+            Self::UdpName(name) => write!(f, "udp:{name}"),
         }
     }
 }
@@ -56,7 +80,7 @@ impl LinkAddress {
     pub fn usual_rate(&self) -> BytesPerSecond {
         match self {
             Self::Serial { baud, .. } => BytesPerSecond(baud / 50),
-            Self::Udp(_) => BytesPerSecond(100_000),
+            Self::Udp(_) | Self::UdpName(_) => BytesPerSecond(100_000),
         }
     }
 
@@ -153,12 +177,33 @@ mod tests {
 
     #[test]
     fn addresses_are_what_they_say() {
-        for text in ["serial:/dev/ttyUSB0:57600", "udp:127.0.0.1:14550", "serial:/dev/serial/by-id/usb:1:921600"] {
+        // A name is read without asking anybody for its address.
+        for text in [
+            "serial:/dev/ttyUSB0:57600",
+            "udp:127.0.0.1:14550",
+            "serial:/dev/serial/by-id/usb:1:921600",
+            "udp:ground.no-such.invalid:14550",
+        ] {
             assert_eq!(text.parse::<LinkAddress>().unwrap().to_string(), text);
         }
-        for wrong in ["", "serial:", "serial::57600", "serial:/dev/ttyUSB0:1", "tcp:1.2.3.4:5", "udp:nowhere", "udp:127.0.0.1"] {
+        for wrong in [
+            "",
+            "serial:",
+            "serial::57600",
+            "serial:/dev/ttyUSB0:1",
+            "tcp:1.2.3.4:5",
+            "udp:nowhere",
+            "udp:127.0.0.1",
+            "udp:1.2.3.400:5",
+            "udp::5",
+            "udp:a b:5",
+            "udp:a..b:5",
+            "udp:host:99999",
+        ] {
             assert!(wrong.parse::<LinkAddress>().is_err(), "{wrong}");
         }
+        assert!("udp:localhost:14550".parse::<LinkAddress>().unwrap().is_loopback());
+        assert!(!"udp:localhost.example:14550".parse::<LinkAddress>().unwrap().is_loopback());
         assert_eq!("serial:/dev/ttyUSB0:57600".parse::<LinkAddress>().unwrap().usual_rate(), BytesPerSecond(1_152));
     }
 }

@@ -94,7 +94,8 @@ impl Ask {
 pub fn key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str() {
-        Ok(key) if (1..=KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
+        // Each door has keys of its own: nobody asks here under another one's.
+        Ok(key) if (1..=KEY).contains(&key.len()) => Ok(Some(format!("http:{key}"))),
         _ => Err(Failure::bad("idempotency-key", format!("idempotency-key: wanted 1 to {KEY} visible ASCII characters, found others"))),
     }
 }

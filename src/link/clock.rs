@@ -25,17 +25,25 @@ impl At {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
     pub at: At,
-    /// `None`: the system's clock is not to be trusted, as on a board without a battery before it heard of the time.
+    /// `None`: the system's clock was never set, as on a board without a battery before it heard of the time.
     pub wall: Option<UnixMillis>,
+    /// Whether others may be held against `wall`. A clock that shows the time of the last shutdown looks as if it had been set.
+    pub trusted: bool,
 }
 
 /// 2026-01-01: a clock that shows less was never set.
 const SET: UnixMillis = UnixMillis(1_767_225_600_000);
 
 impl Now {
-    /// `wall` where it can be the time.
+    /// `wall` where it can be the time, and trusted then.
     #[must_use]
     pub fn new(at: At, wall: UnixMillis) -> Self {
-        Self { at, wall: (wall >= SET).then_some(wall) }
+        Self { at, wall: (wall >= SET).then_some(wall), trusted: wall >= SET }
+    }
+
+    /// The same with a clock that nobody keeps right.
+    #[must_use]
+    pub fn doubted(self) -> Self {
+        Self { trusted: false, ..self }
     }
 }

@@ -16,6 +16,8 @@ const MOMENTS: usize = 128;
 const SHOTS: usize = 64;
 /// Nothing further off is joined.
 const FAR: Duration = Duration::from_secs(2);
+/// A camera's message may be heard so much after the file that it is about.
+const ON_ITS_WAY: Duration = Duration::from_millis(250);
 
 /// A moment of the vehicle, by when it was heard.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -91,20 +93,27 @@ impl Track {
         let _ = self.shots.push_back(shot);
     }
 
-    /// A tag for a frame that was taken at `at`: by a camera's own message where one is near, or else by the vehicle's place. `None`: nothing is near.
+    /// A tag for a frame whose file was written at `at`, which is known to within `within`. `None`: nothing is near.
+    ///
+    /// A camera's message that came before the file is about the moment of the shutter, which no pose is, and goes first; of a later one and a pose, the nearer.
     #[must_use]
-    pub fn tag(&self, at: At) -> Option<Value> {
+    pub fn tag(&self, at: At, within: Duration) -> Option<Value> {
         let off = |other: At| at.since(other).max(other.since(at));
         let shot = self.shots.iter().filter_map(|shot| Some(("camera", shot.at, shot.place?))).min_by_key(|(_, other, _)| off(*other));
         let place =
             self.moments.iter().filter_map(|pose| Some(("autopilot", pose.at, pose.place?))).min_by_key(|(_, other, _)| off(*other));
-        let (source, heard, (lat, lon, alt, relative)) = [shot, place].into_iter().flatten().find(|(_, other, _)| off(*other) <= FAR)?;
+        let near = |(_, other, _): &(&str, At, _)| off(*other) <= FAR;
+        let (source, heard, (lat, lon, alt, relative)) = match (shot.filter(near), place.filter(near)) {
+            (Some(shot), Some(place)) if shot.1 > at.after(ON_ITS_WAY) && off(place.1) < off(shot.1) => place,
+            (Some(shot), _) => shot,
+            (None, place) => place?,
+        };
         let mut tag = json!({
             "source": source,
             "position": [lat, lon],
             "altitude_m": alt,
             "relative_altitude_m": relative,
-            "time_error_ms": off(heard).as_millis() as u64,
+            "time_error_ms": (off(heard) + within).as_millis() as u64,
         });
         let angles = self.moments.iter().filter_map(|pose| Some((pose.at, pose.angles?))).min_by_key(|(other, _)| off(*other));
         if let Some((_, (roll, pitch, yaw))) = angles.filter(|(other, _)| off(*other) <= FAR) {
@@ -139,12 +148,16 @@ mod tests {
             track.hear(Pose::place(&packet, at(ms)));
         }
         track.hear(Pose::angles(&ATTITUDE_DATA { yaw: -0.5, ..ATTITUDE_DATA::DEFAULT }, at(99_900)));
-        let tag = track.tag(at(99_840)).unwrap();
+        let tag = track.tag(at(99_840), Duration::ZERO).unwrap();
         assert_eq!((tag["time_error_ms"].as_u64(), tag["source"].as_str()), (Some(90), Some("autopilot")));
         assert!((tag["flight_yaw"].as_f64().unwrap() - 331.352).abs() < 0.01);
-        assert!(track.tag(at(10_000)).is_none() && track.tag(at(110_000)).is_none());
+        // A file that was seen 1.7 s after it was written: that much less is known of its moment.
+        assert_eq!(track.tag(at(99_840), Duration::from_millis(1_700)).unwrap()["time_error_ms"], 1_790);
+        assert!(track.tag(at(10_000), Duration::ZERO).is_none() && track.tag(at(110_000), Duration::ZERO).is_none());
         track.shot(Shot::feedback(&CAMERA_FEEDBACK_DATA { lat: 1, lng: 1, ..CAMERA_FEEDBACK_DATA::DEFAULT }, at(99_000)));
-        assert_eq!(track.tag(at(99_840)).unwrap()["source"], "camera");
+        assert_eq!(track.tag(at(99_840), Duration::ZERO).unwrap()["source"], "camera");
+        // Long before the next picture, the pose at hand is nearer than the camera's word of it.
+        assert_eq!(track.tag(at(98_000), Duration::ZERO).unwrap()["source"], "autopilot");
         let nowhere = GLOBAL_POSITION_INT_DATA { lat: i32::MAX, ..GLOBAL_POSITION_INT_DATA::DEFAULT };
         assert!(Pose::place(&nowhere, at(0)).place.is_none() && Pose::place(&GLOBAL_POSITION_INT_DATA::DEFAULT, at(0)).place.is_none());
     }

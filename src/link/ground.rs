@@ -25,13 +25,16 @@ pub const WANTS: usize = 4;
 /// MAVLink component of the board.
 pub const ONBOARD_COMPUTER: u8 = 191;
 const SILENCE: Duration = Duration::from_secs(15);
+/// Who has said all lingers for so long at least, in case that its last word was lost.
+const LINGER: Duration = Duration::from_millis(600);
+const LINGER_MOST: Duration = Duration::from_secs(6);
 const BEAT: Duration = Duration::from_secs(1);
 const RECENT: usize = 16;
 
 /// What a ground station learns.
 #[derive(Debug)]
 pub enum Told<'a> {
-    /// The board was heard, for the first time.
+    /// The board was heard, for the first time or under another address.
     Board(Source),
     Accepted(Number, Accept),
     Rejected(Number, Reject<'a>),
@@ -64,12 +67,16 @@ struct Want {
 pub struct Ground {
     pub station: Station,
     board: Option<Source>,
+    /// The board was named beforehand: nobody else is one.
+    named: bool,
+    board_heard: At,
     session: Session,
     next: Number,
     wants: Box<[Want]>,
     recent: heapless::Deque<Number, RECENT>,
     rto: Rto,
     beat_at: At,
+    beat_due: bool,
     /// A want that was heard nothing of for so long is given up.
     patience: Duration,
 }
@@ -84,7 +91,8 @@ pub enum AskError {
 }
 
 impl Ground {
-    /// `board`: where it is known beforehand; otherwise the first onboard computer that is heard.
+    /// `board`: where it is known beforehand; otherwise the onboard computer that is heard. A board's system changes when it hears its autopilot, so that
+    /// what was learnt holds for as long as it is heard, and an answer of our own session says better where the board is.
     #[must_use]
     pub fn new(station: Station, board: Option<Source>, session: Session, first: Number, patience: Duration) -> Self {
         let want = || Want {
@@ -99,12 +107,15 @@ impl Ground {
         Self {
             station,
             board,
+            named: board.is_some(),
+            board_heard: At::default(),
             session,
             next: first,
             wants,
             recent: heapless::Deque::new(),
             rto: Rto::default(),
             beat_at: At::default(),
+            beat_due: false,
             patience,
         }
     }
@@ -185,23 +196,26 @@ impl Ground {
             bytes = &bytes[self.station.push(bytes, now.at)..];
             while let Some(heard) = self.station.next(now) {
                 match heard.message {
-                    // MAV_TYPE_ONBOARD_CONTROLLER.
-                    // An unsigned beat may say where to ask: what is asked and what is answered is signed.
+                    // MAV_TYPE_ONBOARD_CONTROLLER. With a key only a signed beat says where to ask: anybody could lead us away.
                     MavMessage::HEARTBEAT(beat)
-                        if beat.mavtype == 18 && heard.source.component == ONBOARD_COMPUTER && self.board.is_none() =>
+                        if beat.mavtype == 18
+                            && heard.source.component == ONBOARD_COMPUTER
+                            && (heard.signed || !self.station.has_key()) =>
                     {
-                        self.board = Some(heard.source);
-                        told(Told::Board(heard.source));
+                        let gone = now.at.since(self.board_heard) > SILENCE;
+                        if self.board == Some(heard.source) || !self.named && (self.board.is_none() || gone) {
+                            self.is_at(heard.source, now.at, told);
+                        }
                     }
                     MavMessage::TUNNEL(tunnel)
                         if tunnel.target_system == self.station.own.system && tunnel.target_component == self.station.own.component =>
                     {
                         if fragment_of(&tunnel).is_some_and(|fragment| fragment.is_ok())
-                            && self.board.is_none_or(|board| board == heard.source)
+                            && (self.board == Some(heard.source) || !self.named && heard.source.component == ONBOARD_COMPUTER)
                             && let Some((head, data)) = self.station.fragment(&tunnel)
                             && head.session == self.session
                         {
-                            self.board = Some(heard.source);
+                            self.is_at(heard.source, now.at, told);
                             self.fragment(head, data, now.at, told);
                         }
                     }
@@ -212,6 +226,19 @@ impl Ground {
                 return;
             }
         }
+    }
+
+    fn is_at(&mut self, board: Source, at: At, told: &mut dyn FnMut(Told<'_>)) {
+        self.board_heard = at;
+        if self.board.replace(board) != Some(board) {
+            told(Told::Board(board));
+        }
+    }
+
+    /// How long the last acknowledgement may take to be missed over there and asked for again.
+    #[must_use]
+    pub fn linger(&self) -> Duration {
+        self.rto.get().mul_f64(1.5).clamp(LINGER, LINGER_MOST)
     }
 
     fn fragment(&mut self, head: Header, data: &[u8], at: At, told: &mut dyn FnMut(Told<'_>)) {
@@ -321,9 +348,7 @@ impl Ground {
         }
         if at >= self.beat_at {
             self.beat_at = at.after(BEAT);
-            // MAV_TYPE_GCS, MAV_AUTOPILOT_INVALID, MAV_STATE_ACTIVE.
-            let beat = HEARTBEAT_DATA { mavtype: 6, autopilot: 8, system_status: 4, mavlink_version: 3, ..HEARTBEAT_DATA::DEFAULT };
-            self.station.tell(MavMessage::HEARTBEAT(beat));
+            self.beat_due = true;
         }
     }
 
@@ -331,6 +356,11 @@ impl Ground {
     pub fn transmit(&mut self, now: Now) -> Option<&[u8]> {
         if !self.station.is_open(now.at) {
             return None;
+        }
+        if std::mem::take(&mut self.beat_due) {
+            // MAV_TYPE_GCS, MAV_AUTOPILOT_INVALID, MAV_STATE_ACTIVE.
+            let beat = HEARTBEAT_DATA { mavtype: 6, autopilot: 8, system_status: 4, mavlink_version: 3, ..HEARTBEAT_DATA::DEFAULT };
+            return Some(self.station.packed(&MavMessage::HEARTBEAT(beat), now));
         }
         let message = match self.station.waiting() {
             Some(message) => message,
@@ -343,5 +373,102 @@ impl Ground {
             }
         };
         Some(self.station.packed(&message, now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::frame;
+    use crate::link::key::Key;
+    use crate::link::sign::{NoFloors, Signing};
+    use crate::units::{BytesPerSecond, UnixMillis};
+    use mavlink_core::MAVLinkV2MessageRaw;
+
+    const OWN: Source = Source { system: 255, component: 190 };
+
+    fn now(ms: u64) -> Now {
+        Now::new(At(Duration::from_millis(ms)), UnixMillis(1_800_000_000_000 + ms.cast_signed()))
+    }
+
+    fn signing() -> Signing {
+        Signing::new(Key::from_passphrase("of the test's own").unwrap(), 0, Box::<NoFloors>::default()).unwrap()
+    }
+
+    fn ground(key: bool, board: Option<Source>) -> Ground {
+        let station = Station::new(OWN, BytesPerSecond(10_000), key.then(signing));
+        Ground::new(station, board, Session(5), Number(0), Duration::from_secs(300))
+    }
+
+    fn board(system: u8) -> Source {
+        Source { system, component: ONBOARD_COMPUTER }
+    }
+
+    fn packet(by: Option<&mut Signing>, source: Source, message: &MavMessage, ms: u64) -> Vec<u8> {
+        let mut raw = MAVLinkV2MessageRaw::new();
+        match by {
+            None => frame::write(&mut raw, source, 0, message),
+            Some(by) => {
+                frame::write_for_signing(&mut raw, source, 0, message);
+                by.sign(&mut raw, now(ms));
+            }
+        }
+        raw.raw_bytes().to_vec()
+    }
+
+    fn beat() -> MavMessage {
+        MavMessage::HEARTBEAT(HEARTBEAT_DATA { mavtype: 18, autopilot: 8, ..HEARTBEAT_DATA::DEFAULT })
+    }
+
+    #[test]
+    fn with_a_key_a_forged_beat_leads_nobody_away() {
+        let (mut ground, mut by) = (ground(true, None), signing());
+        ground.receive(&packet(None, board(66), &beat(), 0), now(0), &mut |_| ());
+        assert_eq!(ground.board(), None);
+        ground.receive(&packet(Some(&mut by), board(1), &beat(), 10), now(10), &mut |_| ());
+        assert_eq!(ground.board(), Some(board(1)));
+    }
+
+    #[test]
+    fn a_board_that_changes_its_system_is_found_again() {
+        // By its beats, after those of the old address ended.
+        let (mut end, mut by) = (ground(true, None), signing());
+        let mut boards = Vec::new();
+        for second in 0..60 {
+            let system = if second < 5 { 1 } else { 42 };
+            let bytes = packet(Some(&mut by), board(system), &beat(), second * 1_000);
+            end.receive(&bytes, now(second * 1_000), &mut |told| {
+                if let Told::Board(source) = told {
+                    boards.push((second, source.system));
+                }
+            });
+        }
+        assert_eq!(boards, [(0, 1), (20, 42)]);
+        // At once, by an answer to what was asked.
+        let mut end = ground(true, None);
+        end.receive(&packet(Some(&mut by), board(1), &beat(), 60_000), now(60_000), &mut |_| ());
+        let number = end.ask(&Query::Status, now(60_000).at).unwrap();
+        let mut data = [0; DATA];
+        let accept = wire::record(&Accept { id: 3, ahead: 0 }, &mut data).unwrap();
+        let header = Header { kind: Kind::Accept, session: Session(5), number, index: 0, count: 1 };
+        let bytes = packet(Some(&mut by), board(42), &tunnel(OWN, header, accept), 61_000);
+        let mut accepted = false;
+        end.receive(&bytes, now(61_000), &mut |told| accepted |= matches!(told, Told::Accepted(..)));
+        assert!(accepted && end.board() == Some(board(42)));
+        // One that was named stays.
+        let mut end = ground(true, Some(board(1)));
+        let bytes = packet(Some(&mut by), board(42), &beat(), 100_000);
+        end.receive(&bytes, now(100_000), &mut |_| ());
+        assert_eq!(end.board(), Some(board(1)));
+    }
+
+    #[test]
+    fn the_farewell_is_as_long_as_the_line() {
+        let mut end = ground(false, None);
+        assert_eq!(end.linger(), Duration::from_millis(4_500));
+        for _ in 0..50 {
+            end.rto.measured(Duration::from_millis(20));
+        }
+        assert_eq!(end.linger(), Duration::from_millis(750));
     }
 }

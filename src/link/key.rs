@@ -138,6 +138,13 @@ impl Key {
         std::fs::rename(&beside, path).map_err(|source| KeyError::File { path: path.to_owned(), source })
     }
 
+    /// A name of the key that tells nothing of it, 16 hexadecimal digits: what was heard with it is kept under that.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let digest = Sha256::new().chain_update(b"uhr-edge link key").chain_update(self.0).finalize();
+        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     pub(in crate::link) fn bytes(&self) -> &[u8; KEY_BYTES] {
         &self.0
     }
@@ -162,6 +169,7 @@ mod tests {
         assert_eq!(made.bytes()[..4], Sha256::digest(b"correct horse")[..4]);
         assert!(matches!(Key::from_passphrase("short"), Err(KeyError::Passphrase { wanted: 8, found: 5 })));
         assert_eq!(format!("{made:?}"), "Key(…)");
+        assert!(made.name().len() == 16 && made.name() != key.name() && made.name() == made.clone().name());
     }
 
     #[test]

@@ -13,7 +13,7 @@ const LOOK: f64 = 0.05;
 const STRICT_SPAN: f64 = 10.0;
 /// Reports slow the sender to this share of its rate and no further: they are unsigned, and nobody may silence the link with them.
 const FLOOR: f64 = 1.0 / 16.0;
-/// Without a report for so long, what the last one said wears off.
+/// Without a report of a full buffer for so long, what the last one said wears off: twice as fast each time.
 const FORGET: Duration = Duration::from_secs(5);
 
 /// The least rate that a link can be given: a packet of the longest kind every two seconds.
@@ -97,13 +97,14 @@ impl Pace {
         at.after(Duration::from_secs_f64(missing))
     }
 
-    /// A radio says how much room its buffer has, in per cent (`txbuf` of RADIO_STATUS).
+    /// A radio says how much room its buffer has, in per cent (`txbuf` of RADIO_STATUS). Anybody can say that, so that it only ever slows: that there is
+    /// room again is for time to show.
     pub fn radio(&mut self, free_percent: u8, at: At) {
         self.fill(at);
         self.share = match free_percent {
             0..20 => FLOOR,
             20..50 => (self.share / 2.0).max(FLOOR),
-            _ => (self.share * 1.5).min(1.0),
+            _ => return,
         };
         self.reported = at;
     }
@@ -157,5 +158,25 @@ mod tests {
         pace.radio(40, At(Duration::from_secs(110)));
         let half = sent(&mut pace, 110_100, 114_100, 50);
         assert!((2_800..=3_300).contains(&half), "{half}");
+    }
+
+    #[test]
+    fn a_report_of_room_undoes_no_other() {
+        let mut pace = Pace::new(BytesPerSecond(1_600));
+        sent(&mut pace, 59_900, 60_000, 50);
+        pace.radio(0, At(Duration::from_secs(60)));
+        let mut bytes = 0;
+        for ms in (60_000..64_000).step_by(10) {
+            pace.radio(100, At(Duration::from_millis(ms)));
+            bytes += sent(&mut pace, ms, ms + 10, 50);
+        }
+        assert!((300..=450).contains(&bytes), "{bytes} of about 390");
+        // Nor does it keep the slow rate: time restores it in 20 s.
+        for ms in (64_000..90_000).step_by(1_000) {
+            pace.radio(100, At(Duration::from_millis(ms)));
+            sent(&mut pace, ms, ms + 1_000, 50);
+        }
+        let after = sent(&mut pace, 90_000, 94_000, 50);
+        assert!(after > 4_800, "{after}");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! # Why
 //! A frame has a hundred megabytes, a radio carries one kilobyte a second. First comes a glimpse of 2 kB, the whole frame with the evidence outlined; who wants
-//! to see more asks for the detail, the evidence and its surroundings in at most 24 kB.
+//! to see more asks for the detail, the evidence and its surroundings in what the line carries in 20 s.
 
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use serde_json::Value;
@@ -11,28 +11,44 @@ use crate::geometry::{GeometryError, Layout, Rect, VisionShape};
 use crate::imaging::{FrameSource, ImagingError, Limits, Pyramid, Reading, decoder_bytes};
 use crate::journal::FrameEntry;
 use crate::kernels::{Isa, Pool};
-use crate::units::{Bytes, Px};
+use crate::units::{Bytes, BytesPerSecond, Px};
 
 /// Which picture of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PictureKind {
     Glimpse,
-    Evidence,
+    /// In at most so many bytes: [`detail_bytes`] of the line.
+    Evidence(Bytes),
+}
+
+/// Bytes of a detail: at least, and at most.
+pub const LEAST_DETAIL: Bytes = Bytes(4_096);
+pub const MOST_DETAIL: Bytes = Bytes(262_144);
+/// What a detail may take on its line, without what is lost.
+const DETAIL_SECONDS: u64 = 20;
+
+/// Most bytes of a detail for a line of such a rate.
+#[must_use]
+pub fn detail_bytes(rate: BytesPerSecond) -> Bytes {
+    Bytes(u64::from(rate.0) * DETAIL_SECONDS).clamp(LEAST_DETAIL, MOST_DETAIL)
 }
 
 impl PictureKind {
     fn most(self) -> Bytes {
         match self {
             Self::Glimpse => Bytes(2_048),
-            Self::Evidence => Bytes(24_576),
+            Self::Evidence(most) => most,
         }
     }
 
-    fn sides(self) -> &'static [usize] {
-        match self {
+    /// Longer sides, the largest first that is worth the trying: a pixel takes a third of a bit at least.
+    fn sides(self) -> impl Iterator<Item = usize> {
+        let sides: &[usize] = match self {
             Self::Glimpse => &[192, 160, 128, 96, 64, 48],
-            Self::Evidence => &[640, 512, 384, 256],
-        }
+            Self::Evidence(_) => &[1_344, 1_024, 832, 640, 512, 384, 256, 192, 128, 96],
+        };
+        let most = self.most().0.saturating_mul(24);
+        sides.iter().copied().filter(move |side| (side * side) as u64 <= most)
     }
 }
 
@@ -160,10 +176,13 @@ pub fn draw(frame: &FrameEntry, document: &Value, kind: PictureKind, limits: &Li
     let whole = [content.left, content.top, content.width, content.height];
     let part = match kind {
         PictureKind::Glimpse => whole,
-        PictureKind::Evidence => boxes.iter().copied().reduce(Rect::union).map_or(whole, |rect| around(rect, whole)),
+        PictureKind::Evidence(_) => boxes.iter().copied().reduce(Rect::union).map_or(whole, |rect| around(rect, whole)),
     };
     let canvas = Canvas::cut(pyramid.view(view.id.index()), view.side.get(), part);
-    for &side in kind.sides() {
+    let longer = canvas.w.max(canvas.h);
+    // A part that is smaller than the largest side is tried as it is, once.
+    let first = kind.sides().find(|side| *side <= longer).or_else(|| kind.sides().last());
+    for side in kind.sides().filter(|side| *side <= longer || Some(*side) == first) {
         let mut small = canvas.reduced(side);
         let scale = small.w as f64 / canvas.w as f64;
         for rect in &boxes {
@@ -222,11 +241,19 @@ mod tests {
         let document = json!({ "receipt": { "evidence": [{ "frame": 0, "x": 100, "y": 200, "w": 400, "h": 300, "score": 1.0 }] } });
         let drawn = |frame: &FrameEntry, document: &Value, kind| draw(frame, document, kind, &limits, &Reading::default());
         let glimpse = drawn(&frame, &document, PictureKind::Glimpse).unwrap();
-        let evidence = drawn(&frame, &document, PictureKind::Evidence).unwrap();
+        let detail = |rate| PictureKind::Evidence(detail_bytes(BytesPerSecond(rate)));
+        let evidence = drawn(&frame, &document, detail(1_200)).unwrap();
+        // What a line carries is what its detail has, within limits.
+        assert_eq!([0, 1_152, 18_432, u32::MAX].map(|rate| detail_bytes(BytesPerSecond(rate)).0), [4_096, 23_040, 262_144, 262_144]);
+        let (slow, fast) = (drawn(&frame, &document, detail(200)).unwrap(), drawn(&frame, &document, detail(100_000)).unwrap());
+        assert!(slow.len() <= 4_096 && slow.len() < evidence.len() && evidence.len() <= fast.len() && fast.len() <= 262_144);
+        // Of the whole frame, more is seen on a fast line.
+        let whole = |rate| drawn(&frame, &json!({}), detail(rate)).unwrap().len();
+        assert!(whole(200) < whole(1_200) && whole(1_200) < whole(100_000));
         assert!(glimpse.len() <= 2_048 && evidence.len() <= 24_576, "{} {}", glimpse.len(), evidence.len());
         assert!(glimpse.starts_with(&[0xff, 0xd8]) && evidence.starts_with(&[0xff, 0xd8]));
         // Without evidence, the whole frame.
-        assert!(drawn(&frame, &json!({}), PictureKind::Evidence).is_ok());
+        assert!(drawn(&frame, &json!({}), detail(1_200)).is_ok());
         frame.sha256 = "another".into();
         assert!(matches!(drawn(&frame, &document, PictureKind::Glimpse), Err(PictureError::Imaging(ImagingError::Changed { .. }))));
     }

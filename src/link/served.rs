@@ -10,7 +10,7 @@ use crate::link::clock::At;
 use crate::link::frame::Source;
 use crate::link::rto::Rto;
 use crate::link::station::Station;
-use crate::link::transfer::{Inbound, Outbound, Taken};
+use crate::link::transfer::{Inbound, Outbound, Taken, end_of};
 use crate::link::wire::{self, Accept, DATA, Header, Kind, Nack, Number, Progress, Query, Reject, Session};
 
 /// Queries at once, of all ground stations.
@@ -23,7 +23,7 @@ pub const MAX_QUERY: usize = 2_048;
 const RECENT: usize = 16;
 /// A query's copy that comes so late after its end was under way twice.
 const STRAY: Duration = Duration::from_secs(5);
-/// Whoever asks and then isn't heard of for so long gives the slot up.
+/// Whoever asks, isn't heard of for so long, and of whose question nothing is told any more gives the slot up.
 const SILENT: Duration = Duration::from_secs(600);
 /// Progress: at the most, where a stage changed, and so that the other side knows we live.
 const WORDS_EVERY: Duration = Duration::from_millis(300);
@@ -74,10 +74,29 @@ pub struct ServedCounts {
     pub given_up: u64,
 }
 
+/// A conversation that ended a moment ago.
+struct Ended {
+    asker: Asker,
+    at: At,
+    /// The last fragment of its query: its number, and the end of its data.
+    end: Option<(u16, u32)>,
+}
+
+impl Ended {
+    /// Whether a fragment of a query can be of the one that ended: the last one of a query has the checksum of all of it.
+    fn is_of(&self, head: Header, data: &[u8]) -> bool {
+        let Some((last, end)) = self.end else { return true };
+        head.count == last + 1 && (head.index != last || end_of(data) == end)
+    }
+}
+
+const SAME_IDENTITY: Reject<'static> =
+    Reject { code: "same-identity", reason: "another question was asked under this identity", wanted: 0, allowed: 0 };
+
 /// All slots.
 pub struct Served {
     slots: Box<[Slot]>,
-    recent: heapless::Deque<(Asker, At), RECENT>,
+    recent: heapless::Deque<Ended, RECENT>,
     turn: usize,
     pub counts: ServedCounts,
 }
@@ -168,8 +187,12 @@ impl Served {
     }
 
     fn query(&mut self, station: &mut Station, asker: Asker, head: Header, data: &[u8], at: At, query: &mut dyn FnMut(Asker, Query<'_>)) {
-        if self.recent.iter().any(|(other, ended)| *other == asker && at.since(*ended) < STRAY) {
-            self.counts.strays += 1;
+        if let Some(ended) = self.recent.iter().find(|ended| ended.asker == asker && at.since(ended.at) < STRAY) {
+            if ended.is_of(head, data) {
+                self.counts.strays += 1;
+            } else {
+                tell(station, asker, Kind::Reject, &SAME_IDENTITY);
+            }
             return;
         }
         let place = match self.find(asker) {
@@ -204,6 +227,10 @@ impl Served {
                     }
                 }
             }
+            // Another text under the identity of one that is open: its answer would be none to this one.
+            Phase::Waiting { .. } | Phase::Replying { .. } if !slot.query.has(head.index, head.count, data) => {
+                tell(station, asker, Kind::Reject, &SAME_IDENTITY);
+            }
             // What we said was lost, or is on its way.
             Phase::Waiting { accept: Some(accept), .. } => tell(station, asker, Kind::Accept, &accept),
             _ => {}
@@ -216,7 +243,7 @@ impl Served {
             Err(Reject { code, reason, wanted: number(wanted), allowed: number(allowed) })
         };
         let own = self.slots.iter().filter(|slot| slot.phase != Phase::Free && slot.asker.source == asker.source).count();
-        if own >= SLOTS_A_SOURCE {
+        if own >= SLOTS_A_SOURCE && !self.evict(asker, at) {
             self.counts.busy += 1;
             return refuse("busy", "too many open questions of yours", own + 1, SLOTS_A_SOURCE);
         }
@@ -237,15 +264,29 @@ impl Served {
         Ok(place)
     }
 
+    /// Frees the slot of an earlier session of the same ground station whose reply went out whole: its end was not heard here, and what was not heard there
+    /// is in the journal.
+    fn evict(&mut self, asker: Asker, at: At) -> bool {
+        let done = |slot: &Slot| {
+            let own = slot.asker.source == asker.source && slot.asker.session != asker.session;
+            own && matches!(slot.phase, Phase::Replying { .. }) && slot.reply.is_sent()
+        };
+        let oldest = (0..SLOTS).filter(|place| done(&self.slots[*place])).min_by_key(|place| self.slots[*place].heard);
+        let Some(place) = oldest else { return false };
+        self.free(place, at);
+        true
+    }
+
     fn free(&mut self, place: usize, at: At) {
         let slot = &mut self.slots[place];
         slot.phase = Phase::Free;
+        let end = slot.query.end_of();
         slot.reply.end();
         slot.query.end();
         if self.recent.is_full() {
             self.recent.pop_front();
         }
-        let _ = self.recent.push_back((slot.asker, at));
+        let _ = self.recent.push_back(Ended { asker: slot.asker, at, end });
     }
 
     /// The query was taken.
@@ -271,6 +312,8 @@ impl Served {
         let Some(place) = self.find(asker) else { return };
         let slot = &mut self.slots[place];
         let Phase::Waiting { accept: Some(accept), mut told, progress_at, stage: before } = slot.phase else { return };
+        // Its question is followed: who asked need say nothing until it ends.
+        slot.heard = at;
         // A text that begins anew, after a restart of the work.
         told = told.min(text.len());
         while !text.is_char_boundary(told) {
@@ -305,6 +348,18 @@ impl Served {
 
     /// The next fragment to go out: answers before pictures, in turn among their like.
     pub fn next(&mut self, at: At) -> Option<(Asker, Header, &[u8])> {
+        let (_, place) = self.best(at)?;
+        self.turn = (place + 1) % SLOTS;
+        let slot = &mut self.slots[place];
+        let Phase::Replying { kind } = slot.phase else { return None };
+        let count = u16::try_from(slot.reply.count()).ok()?;
+        let asker = slot.asker;
+        let (index, data) = slot.reply.next(at, slot.rto)?;
+        Some((asker, Header { kind, session: asker.session, number: asker.number, index, count }, data))
+    }
+
+    /// The slot whose turn it is, after its rank.
+    fn best(&self, at: At) -> Option<(u8, usize)> {
         let rank = |kind: Kind| if kind == Kind::Blob { 1 } else { 0 };
         let mut best: Option<(u8, usize)> = None;
         for step in 0..SLOTS {
@@ -316,14 +371,13 @@ impl Served {
                 best = Some((rank(kind), place));
             }
         }
-        let (_, place) = best?;
-        self.turn = (place + 1) % SLOTS;
-        let slot = &mut self.slots[place];
-        let Phase::Replying { kind } = slot.phase else { return None };
-        let count = u16::try_from(slot.reply.count()).ok()?;
-        let asker = slot.asker;
-        let (index, data) = slot.reply.next(at, slot.rto)?;
-        Some((asker, Header { kind, session: asker.session, number: asker.number, index, count }, data))
+        best
+    }
+
+    /// Whether what [`Self::next`] gives is of an answer, not of a picture or a list.
+    #[must_use]
+    pub fn has_answer(&self, at: At) -> bool {
+        self.best(at).is_some_and(|(rank, _)| rank == 0)
     }
 
     /// What time alone brings: queries with gaps are asked for, and who went away gives its slot up.
@@ -362,5 +416,124 @@ impl Served {
                 self.free(place, at);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::dialect::MavMessage;
+    use crate::link::station::fragment_of;
+    use crate::link::wire::Asked;
+    use crate::units::BytesPerSecond;
+
+    const WHO: Source = Source { system: 255, component: 190 };
+
+    /// A board's end, and a second's moments.
+    struct Board(Station, Served);
+
+    impl Board {
+        fn new() -> Self {
+            Self(Station::new(Source { system: 1, component: 191 }, BytesPerSecond(10_000), None), Served::default())
+        }
+
+        /// All fragments of a question; those that became a question are accepted.
+        fn ask(&mut self, session: u32, number: u32, text: &str, at: At) -> Option<Asker> {
+            let mut room = [0; MAX_QUERY];
+            let asked = Asked { text, frames: heapless::Vec::new(), budget: None, deadline_ms: None, max_new: None, seed: None };
+            let len = wire::record(&Query::Ask(asked), &mut room).unwrap().len();
+            let len = wire::seal(&mut room, len).unwrap();
+            let count = u16::try_from(len.div_ceil(DATA)).unwrap();
+            let mut taken = None;
+            for (index, data) in (0..).zip(room[..len].chunks(DATA)) {
+                let head = Header { kind: Kind::Query, session: Session(session), number: Number(number), index, count };
+                self.1.take(&mut self.0, WHO, head, data, at, &mut |asker, _| taken = Some(asker));
+            }
+            if let Some(asker) = taken {
+                self.1.accept(&mut self.0, asker, Accept { id: 7, ahead: 0 }, at);
+            }
+            taken
+        }
+
+        fn told(&mut self) -> Vec<Kind> {
+            let messages = std::iter::from_fn(|| self.0.waiting()).filter_map(|message| match message {
+                MavMessage::TUNNEL(tunnel) => fragment_of(&tunnel).and_then(Result::ok).map(|(head, _)| head.kind),
+                _ => None,
+            });
+            messages.collect()
+        }
+
+        fn reply(&mut self, asker: Asker, at: At) {
+            assert!(self.1.reply(asker, Kind::Answer, |room| {
+                room[..50].fill(b'a');
+                Some(50)
+            }));
+            while self.1.next(at).is_some() {}
+        }
+    }
+
+    fn at(ms: u64) -> At {
+        At(Duration::from_millis(ms))
+    }
+
+    #[test]
+    fn another_text_under_the_same_identity_is_refused() {
+        let long = ["why is it so? ".repeat(20), "why is it not? ".repeat(20)];
+        for [one, other] in [["why?", "how?"], ["why?", &long[0]], [&long[0], &long[1]], [&long[0], "why?"]] {
+            let mut board = Board::new();
+            let asker = board.ask(9, 1, one, at(0)).unwrap();
+            assert_eq!(board.told(), [Kind::Accept]);
+            // While it is worked on, while its answer is on the way, and when that was acknowledged.
+            let refused = |board: &mut Board, ms| {
+                assert!(board.ask(9, 1, other, at(ms)).is_none());
+                assert!(board.told().contains(&Kind::Reject), "{one} {other} {ms}");
+                assert!(board.ask(9, 1, one, at(ms)).is_none());
+                assert!(!board.told().contains(&Kind::Reject), "{one} {other} {ms}");
+            };
+            refused(&mut board, 100);
+            board.reply(asker, at(200));
+            refused(&mut board, 300);
+            let done = Header { kind: Kind::DoneAck, session: asker.session, number: asker.number, index: 0, count: 1 };
+            board.1.take(&mut board.0, WHO, done, &[], at(400), &mut |_, _| ());
+            assert_eq!(board.1.open(), 0);
+            refused(&mut board, 500);
+        }
+    }
+
+    #[test]
+    fn a_question_that_is_followed_keeps_its_slot() {
+        let mut board = Board::new();
+        let asker = board.ask(9, 1, "why?", at(0)).unwrap();
+        for seconds in 0..1_500 {
+            board.1.progress(&mut board.0, asker, "queued", 0, "", at(seconds * 1_000));
+            board.1.tick(&mut board.0, at(seconds * 1_000));
+            board.told();
+        }
+        board.reply(asker, at(1_500_000));
+        assert_eq!(board.1.open(), 1);
+        // One that nobody follows is given up.
+        let mut board = Board::new();
+        board.ask(9, 1, "why?", at(0)).unwrap();
+        board.1.tick(&mut board.0, at(601_000));
+        assert_eq!((board.1.open(), board.1.counts.given_up), (0, 1));
+    }
+
+    #[test]
+    fn short_commands_whose_end_was_lost_leave_room_for_the_next() {
+        let mut board = Board::new();
+        for session in 0..20 {
+            let asker = board.ask(session, 1, "status", at(u64::from(session) * 1_000)).expect("refused");
+            board.reply(asker, at(u64::from(session) * 1_000));
+            board.told();
+        }
+        assert_eq!((board.1.open(), board.1.counts.busy), (SLOTS_A_SOURCE, 0));
+        // Of one session all stay: it asked for all of them.
+        let mut board = Board::new();
+        for number in 0..20 {
+            if let Some(asker) = board.ask(1, number, "status", at(0)) {
+                board.reply(asker, at(0));
+            }
+        }
+        assert_eq!((board.1.open(), board.1.counts.busy), (SLOTS_A_SOURCE, 16));
     }
 }

@@ -7,12 +7,14 @@ use crate::link::dialect::{MavMessage, TUNNEL_DATA};
 use crate::link::frame::{self, FrameCounts, Framer, Raw, Source};
 use crate::link::key::Key;
 use crate::link::pace::Pace;
-use crate::link::sign::{Dropped, Signing};
+use crate::link::sign::{Dropped, NoFloors, Signing, Timestamps};
 use crate::link::wire::{FRAGMENT, HEADER, Header, PAYLOAD_TYPE, WireError};
 use crate::units::BytesPerSecond;
 
 /// Packets that wait to go out before anything else. More are dropped, and counted: whoever asked asks again.
 const CONTROL: usize = 48;
+/// Of them, replies to one peer: who asks faster than the line answers costs the others nothing.
+const CONTROL_A_PEER: usize = 12;
 const HEARTBEAT: u32 = 0;
 const RADIO_STATUS: u32 = 109;
 
@@ -23,6 +25,8 @@ pub struct LinkCounts {
     pub unsigned: u64,
     pub wrong_signature: u64,
     pub replayed: u64,
+    /// Of those that were replayed, by their timestamps: what was refused because a clock is more than a minute off.
+    pub clocks_apart: u64,
     pub malformed: u64,
     /// Fragments that are none.
     pub bad_fragments: u64,
@@ -30,6 +34,8 @@ pub struct LinkCounts {
     pub overflow: u64,
     pub sent: u64,
     pub unstored: u64,
+    /// Packets by somebody with the key; all that were let in where there is none.
+    pub believed: u64,
 }
 
 /// One end of a link.
@@ -40,7 +46,7 @@ pub struct Station {
     pub own: Source,
     sequence: u8,
     raw: MAVLinkV2MessageRaw,
-    control: heapless::Deque<MavMessage, CONTROL>,
+    control: heapless::Deque<(Option<Source>, MavMessage), CONTROL>,
     counts: LinkCounts,
 }
 
@@ -69,7 +75,7 @@ impl Station {
 
     #[must_use]
     pub fn counts(&self) -> LinkCounts {
-        let unstored = self.signing.as_ref().map_or(0, |signing| signing.unstored);
+        let unstored = self.signing.as_ref().map_or(0, Signing::unstored);
         LinkCounts { frames: self.framer.counts, unstored, ..self.counts }
     }
 
@@ -79,9 +85,19 @@ impl Station {
         self.pace.sent
     }
 
+    /// Another key from now on; the first one where there was none.
     pub fn rekey(&mut self, key: Key) {
+        match &mut self.signing {
+            Some(signing) => signing.rekey(key),
+            // A memory that was kept nowhere can always be read.
+            none => *none = Signing::new(key, 0, Box::<NoFloors>::default()).ok(),
+        }
+    }
+
+    /// What was heard goes on in `timestamps`, which other lines may share.
+    pub fn remember_in(&mut self, timestamps: Timestamps, now: Now) {
         if let Some(signing) = &mut self.signing {
-            signing.rekey(key);
+            signing.move_to(timestamps, now);
         }
     }
 
@@ -100,11 +116,11 @@ impl Station {
         loop {
             let raw = self.framer.next(now.at)?;
             let source = raw.source();
-            let Some(signed) = self.is_let_in(&raw, source, now) else { continue };
-            // Our own packets come back from a radio or a router that echoes.
+            // Our own packets come back from a radio or a router that echoes, or from somebody who wants them to be believed.
             if source == self.own {
                 continue;
             }
+            let Some(signed) = self.is_let_in(&raw, source, now) else { continue };
             match raw.message() {
                 Some(MavMessage::RADIO_STATUS(status)) => self.pace.radio(status.txbuf, now.at),
                 Some(message) => return Some(Heard { source, message, signed }),
@@ -115,29 +131,54 @@ impl Station {
 
     /// Whether a packet may be acted on, and whether it is signed: with a key only what is signed, but for two kinds that change next to nothing.
     fn is_let_in(&mut self, raw: &Raw, source: Source, now: Now) -> Option<bool> {
-        let Some(signing) = &mut self.signing else { return Some(false) };
+        let Some(signing) = &mut self.signing else {
+            self.counts.believed += 1;
+            return Some(false);
+        };
         let verdict = match raw {
             Raw::V1(_) => Err(Dropped::Unsigned),
             Raw::V2(raw) => signing.verify(raw, source, now),
         };
         match verdict {
-            Ok(()) => Some(true),
+            Ok(()) => {
+                self.counts.believed += 1;
+                Some(true)
+            }
             Err(Dropped::Unsigned) if matches!(raw.message_id(), HEARTBEAT | RADIO_STATUS) => Some(false),
             Err(dropped) => {
                 let counts = &mut self.counts;
-                *match dropped {
-                    Dropped::Unsigned => &mut counts.unsigned,
-                    Dropped::Wrong => &mut counts.wrong_signature,
-                    Dropped::Replayed | Dropped::FirstSeen => &mut counts.replayed,
-                } += 1;
+                match dropped {
+                    Dropped::Unsigned => counts.unsigned += 1,
+                    Dropped::Wrong => counts.wrong_signature += 1,
+                    Dropped::Replayed => counts.replayed += 1,
+                    Dropped::FirstSeen | Dropped::Ahead => {
+                        (counts.replayed, counts.clocks_apart) = (counts.replayed + 1, counts.clocks_apart + 1)
+                    }
+                    // Counted where it happened.
+                    Dropped::Unstored => {}
+                }
                 None
             }
         }
     }
 
-    /// Puts a message where it goes out next; dropped where there is no room.
+    /// Puts a message of our own accord where it goes out next; dropped where there is no room.
     pub fn tell(&mut self, message: MavMessage) {
-        if self.control.push_back(message).is_err() {
+        self.put(None, message);
+    }
+
+    /// Puts a reply to `peer` where it goes out next; dropped where there is no room, or where that many wait for this peer already.
+    pub fn answer(&mut self, peer: Source, message: MavMessage) {
+        let own = self.control.iter().filter(|(to, _)| *to == Some(peer)).count();
+        if own >= CONTROL_A_PEER {
+            self.counts.overflow += 1;
+            return;
+        }
+        self.put(Some(peer), message);
+    }
+
+    fn put(&mut self, to: Option<Source>, message: MavMessage) {
+        if self.control.push_back((to, message)).is_err() {
             self.counts.overflow += 1;
         }
     }
@@ -150,12 +191,12 @@ impl Station {
 
     /// Puts a fragment where it goes out next.
     pub fn tell_fragment(&mut self, to: Source, header: Header, data: &[u8]) {
-        self.tell(tunnel(to, header, data));
+        self.answer(to, tunnel(to, header, data));
     }
 
     /// What waits to go out before all else.
     pub fn waiting(&mut self) -> Option<MavMessage> {
-        self.control.pop_front()
+        self.control.pop_front().map(|(_, message)| message)
     }
 
     #[must_use]

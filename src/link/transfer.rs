@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::link::clock::At;
 use crate::link::rto::Rto;
-use crate::link::wire::{DATA, Kind, Nack};
+use crate::link::wire::{self, DATA, Kind, Nack};
 
 /// Most fragments of a transfer.
 pub const MAX_FRAGMENTS: usize = 256;
@@ -108,6 +108,12 @@ impl Outbound {
         self.len > 0 && (self.due.lowest().is_some() || at >= self.probe_at)
     }
 
+    /// Whether every fragment went out, some perhaps in vain.
+    #[must_use]
+    pub fn is_sent(&self) -> bool {
+        self.due.lowest().is_none()
+    }
+
     /// The fragment that goes out next, and its data. The caller sends it.
     pub fn next(&mut self, at: At, rto: Rto) -> Option<(u16, &[u8])> {
         if self.len == 0 {
@@ -181,6 +187,12 @@ impl Outbound {
     pub fn is_given_up(&self) -> bool {
         self.timeouts > PATIENCE
     }
+}
+
+/// The last four bytes, or as many as there are.
+#[must_use]
+pub fn end_of(data: &[u8]) -> u32 {
+    data.iter().rev().take(wire::TRAILER).fold(0, |end, byte| end << 8 | u32::from(*byte))
 }
 
 /// What comes in, `N` bytes at most. Its storage is allocated once.
@@ -296,6 +308,21 @@ impl<const N: usize> Inbound<N> {
     #[must_use]
     pub fn whole(&self) -> Option<&[u8]> {
         (self.count > 0 && self.missing.lowest().is_none()).then(|| &self.bytes[..self.len])
+    }
+
+    /// Whether `data` is what is there of a whole transfer as its fragment `index` of `count`.
+    #[must_use]
+    pub fn has(&self, index: u16, count: u16, data: &[u8]) -> bool {
+        let from = usize::from(index) * DATA;
+        let whole = self.whole().unwrap_or_default();
+        self.count == usize::from(count) && whole.get(from..whole.len().min(from + DATA)) == Some(data)
+    }
+
+    /// The last fragment of a whole transfer, by number, and the end of its data: of the checksum over all as much as is in it.
+    #[must_use]
+    pub fn end_of(&self) -> Option<(u16, u32)> {
+        let index = self.count.checked_sub(1)?;
+        Some((u16::try_from(index).ok()?, end_of(self.whole()?.get(index * DATA..)?)))
     }
 
     /// What to ask for again now, as [`Nack::first`] and its bits; `None`: nothing yet.

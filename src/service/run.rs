@@ -14,6 +14,7 @@ use crate::config::{Budget, Profile};
 use crate::http;
 use crate::imaging::Reading;
 use crate::journal::{Desk, DeskLimits, FolderStatus, Journal, JournalLimits, MemoryStatus, Status, WatchdogStatus};
+use crate::link;
 use crate::pipeline::Pipeline;
 use crate::planner::MAX_FRAMES;
 use crate::service::beat::Beat;
@@ -83,6 +84,11 @@ impl Threads {
     }
 }
 
+/// A thread that ended by itself.
+fn first_ended(threads: &Threads, clerk: bool, link: bool) -> Option<&'static str> {
+    threads.any_ended().or(clerk.then_some("clerk")).or(link.then_some("link"))
+}
+
 impl Service {
     /// A daemon over an open journal and a loaded pipeline. `watch`: tells of the board.
     ///
@@ -150,11 +156,11 @@ impl Service {
         Arc::clone(&self.stop)
     }
 
-    /// Runs until SIGTERM or SIGINT. `door`: where HTTP is served.
+    /// Runs until SIGTERM or SIGINT. `door`: where HTTP is served. `lines`: the link, which ends with the rest and the rest with it.
     ///
     /// # Errors
     /// A thread or a signal that the system doesn't give; a thread that ended by itself.
-    pub fn run(mut self, door: Option<http::Bound>) -> Result<(), ServiceError> {
+    pub fn run(mut self, door: Option<http::Bound>, lines: Option<&link::Running>) -> Result<(), ServiceError> {
         let system = |what| move |source| ServiceError::System { what, source };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("signals"))?;
         let inside = runtime.enter();
@@ -210,7 +216,8 @@ impl Service {
                 Some(_) => break Ok(()),
                 None => {}
             }
-            if let Some(thread) = threads.any_ended().or_else(|| clerk.is_finished().then_some("clerk")) {
+            let link_ended = lines.is_some_and(link::Running::any_ended);
+            if let Some(thread) = first_ended(&threads, clerk.is_finished(), link_ended) {
                 break Err(ServiceError::Thread { thread });
             }
         };
@@ -419,4 +426,17 @@ fn one_line(status: &Status) -> String {
         "{} answered, {} refused, {} queued; {} frames taken in, {} waiting{full}{hung}",
         questions.answered, questions.refused, questions.queued, frames.taken_in, frames.waiting
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_thread_ends_unseen() {
+        let none = Threads(Vec::new());
+        assert_eq!(first_ended(&none, false, false), None);
+        assert_eq!(first_ended(&none, true, false), Some("clerk"));
+        assert_eq!(first_ended(&none, false, true), Some("link"));
+    }
 }

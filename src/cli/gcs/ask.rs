@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::cli::gcs::client::{Client, Ended};
 use crate::cli::gcs::state::OpenQuestion;
-use crate::cli::gcs::{LineArgs, note};
+use crate::cli::gcs::{LineArgs, note, plain};
 use crate::cli::{Cli, CliError, say};
 use crate::link::ground::Told;
 use crate::link::wire::{self, Asked, Number, Piece, Query, Reply, Session, What};
@@ -42,7 +42,7 @@ pub struct AskArgs {
 pub enum Part {
     /// The frame in 2 kB, evidence outlined
     Glimpse,
-    /// The evidence and what is around it, in 24 kB
+    /// The evidence and what is around it, in what the line carries in 20 s, 4 to 256 kB
     Evidence,
     /// The document of `ask --json`
     Answer,
@@ -88,7 +88,7 @@ pub fn ask(client: &mut Client, asked: Asked<'_>, json: bool) -> Result<Option<u
     let open = match client.state.unanswered(&client.link, &written) {
         Some(open) => {
             note(client.quiet, "the same question has no answer yet: it is taken up again");
-            client.resume(Session(open.session));
+            client.resume(Session(open.session))?;
             open
         }
         None => {
@@ -114,10 +114,12 @@ pub fn ask(client: &mut Client, asked: Asked<'_>, json: bool) -> Result<Option<u
             words = true;
             let from = progress.from as usize;
             line(if from > told_words { " … " } else { "" });
-            line(progress.words);
+            line(&plain(progress.words));
             told_words = from + progress.words.len();
         }
-        Told::Progress(_, progress) if !words => line(&format!("{}: {} %\n", progress.stage, progress.per_mille / 10)),
+        Told::Progress(_, progress) if !words => {
+            line(&format!("{}: {} %\n", plain(progress.stage), progress.per_mille / 10));
+        }
         _ => {}
     })?;
     if words {
@@ -127,7 +129,7 @@ pub fn ask(client: &mut Client, asked: Asked<'_>, json: bool) -> Result<Option<u
         Ended::GivenUp => Err(client.silent()),
         Ended::Rejected { code, reason } => {
             client.state.remove(&open)?;
-            Err(CliError::Rejected { code, reason })
+            Err(CliError::Rejected { code: plain(&code).into_owned(), reason: plain(&reason).into_owned() })
         }
         Ended::Reply(bytes) => {
             client.state.remove(&open)?;
@@ -139,7 +141,9 @@ pub fn ask(client: &mut Client, asked: Asked<'_>, json: bool) -> Result<Option<u
 
 fn show(client: &mut Client, reply: &Reply<'_>, json: bool) -> Result<Option<u64>, CliError> {
     match reply {
-        Reply::Refused { code, reason, .. } => Err(CliError::Rejected { code: (*code).into(), reason: (*reason).into() }),
+        Reply::Refused { code, reason, .. } => {
+            Err(CliError::Rejected { code: plain(code).into_owned(), reason: plain(reason).into_owned() })
+        }
         Reply::Answered { id, text, finish, choice, tokens, budget, total_ms, degraded, evidence } => {
             if json {
                 let boxes: Vec<_> =
@@ -150,7 +154,7 @@ fn show(client: &mut Client, reply: &Reply<'_>, json: bool) -> Result<Option<u64
                 });
                 say(&format!("{document}\n"))?;
             } else {
-                say(&format!("{text}\n"))?;
+                say(&format!("{}\n", plain(text)))?;
                 note(client.quiet, &format!("answer {id}: {finish}, {tokens} of {budget} tokens, {total_ms} ms"));
                 degraded.iter().for_each(|line| note(client.quiet, line));
             }

@@ -3,12 +3,13 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::board::clock_is_kept;
 use crate::cli::CliError;
-use crate::cli::gcs::LineArgs;
 use crate::cli::gcs::state::{State, session};
+use crate::cli::gcs::{LineArgs, plain};
 use crate::link::clock::{At, Now};
 use crate::link::frame::Source;
-use crate::link::ground::{Ground, Told};
+use crate::link::ground::{Ground, ONBOARD_COMPUTER, Told};
 use crate::link::key::Key;
 use crate::link::sign::Signing;
 use crate::link::station::Station;
@@ -18,8 +19,8 @@ use crate::units::UnixMillis;
 
 /// MAV_COMP_ID_MISSIONPLANNER: what ground stations call themselves.
 const GROUND_STATION: u8 = 190;
-/// The last acknowledgement must still leave, and may have to be repeated.
-const FAREWELL: Duration = Duration::from_millis(600);
+/// The last acknowledgement leaves within this, however slow the line.
+const LEAVING: Duration = Duration::from_secs(2);
 
 pub struct Client {
     ground: Ground,
@@ -30,6 +31,16 @@ pub struct Client {
     session: Session,
     pub quiet: bool,
     args: LineArgs,
+    /// A reply was acknowledged, and the acknowledgement may be lost.
+    owes: bool,
+    /// The clock is kept right by a time service.
+    kept: bool,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.farewell();
+    }
 }
 
 /// How a query ended.
@@ -37,6 +48,22 @@ pub enum Ended {
     Reply(Vec<u8>),
     Rejected { code: String, reason: String },
     GivenUp,
+}
+
+/// A ground station's end, signed where there is a key.
+fn ground(args: &LineArgs, state: &State, own: Session, first: Number) -> Result<Ground, CliError> {
+    let signing = match &args.key {
+        Some(path) => {
+            let key = Key::load(path)?;
+            let floors = state.floors(&key);
+            Some(Signing::new(key, args.system, floors).map_err(CliError::Output)?)
+        }
+        None => None,
+    };
+    let source = Source { system: args.system, component: GROUND_STATION };
+    let station = Station::new(source, args.link.usual_rate(), signing);
+    let board = args.board.map(|system| Source { system, component: ONBOARD_COMPUTER });
+    Ok(Ground::new(station, board, own, first, Duration::from_secs(args.patience)))
 }
 
 impl Client {
@@ -49,26 +76,20 @@ impl Client {
     pub fn as_session(args: &LineArgs, quiet: bool, own: Session, first: Number) -> Result<Self, CliError> {
         let state = State::open(args.state.as_deref())?;
         let link = args.link.to_string();
-        let key = match &args.key {
-            Some(path) => Some(Key::load(path)?),
-            None => None,
-        };
-        let signing = key.map(|key| Signing::new(key, args.system, state.floors(&link))).transpose().map_err(CliError::Output)?;
-        let source = Source { system: args.system, component: GROUND_STATION };
-        let station = Station::new(source, args.link.usual_rate(), signing);
+        let ground = ground(args, &state, own, first)?;
         let line = Line::at(&args.link).map_err(|error| CliError::Output(format!("{link}: {error}")))?;
-        let ground = Ground::new(station, None, own, first, Duration::from_secs(args.patience));
-        Ok(Self { ground, line, begun: Instant::now(), state, link, session: own, quiet, args: args.clone() })
+        let (begun, kept) = (Instant::now(), clock_is_kept());
+        Ok(Self { ground, line, begun, state, link, session: own, quiet, args: args.clone(), owes: false, kept })
     }
 
     /// The same line, in another session.
-    pub fn resume(&mut self, own: Session) {
-        let key = self.args.key.as_ref().and_then(|path| Key::load(path).ok());
-        let signing = key.and_then(|key| Signing::new(key, self.args.system, self.state.floors(&self.link)).ok());
-        let source = Source { system: self.args.system, component: GROUND_STATION };
-        let station = Station::new(source, self.args.link.usual_rate(), signing);
-        self.ground = Ground::new(station, self.ground.board(), own, Number(0), Duration::from_secs(self.args.patience));
+    ///
+    /// # Errors
+    /// A key or a memory that can't be read any more: without them anybody's answer would be believed.
+    pub fn resume(&mut self, own: Session) -> Result<(), CliError> {
+        self.ground = ground(&self.args, &self.state, own, Number(0))?;
         self.session = own;
+        Ok(())
     }
 
     #[must_use]
@@ -77,14 +98,19 @@ impl Client {
     }
 
     fn now(&self) -> Now {
-        Now::new(At(self.begun.elapsed()), UnixMillis::of(SystemTime::now()))
+        let now = Now::new(At(self.begun.elapsed()), UnixMillis::of(SystemTime::now()));
+        if self.kept { now } else { now.doubted() }
     }
 
     fn step(&mut self, told: &mut dyn FnMut(Told<'_>)) {
         let mut buffer = [0; 2_048];
         let read = self.line.read(&mut buffer);
         let now = self.now();
+        let believed = self.ground.counts().believed;
         self.ground.receive(&buffer[..read], now, told);
+        if self.ground.counts().believed > believed {
+            self.line.answer_there();
+        }
         self.ground.tick(now, told);
         while let Some(packet) = self.ground.transmit(self.now()) {
             self.line.write(packet);
@@ -117,11 +143,22 @@ impl Client {
                 }
             });
         }
-        let until = Instant::now() + FAREWELL;
-        while Instant::now() < until {
+        self.owes = matches!(ended, Some(Ended::Reply(_)));
+        let until = Instant::now() + LEAVING;
+        while self.ground.station.has_waiting() && Instant::now() < until {
             self.step(&mut |_| ());
         }
         ended.ok_or_else(|| CliError::Output("the line ended".into()))
+    }
+
+    /// Stays until the board can have missed the last acknowledgement and asked for it again. After what was asked for is shown: nobody waits for this.
+    pub fn farewell(&mut self) {
+        if std::mem::take(&mut self.owes) {
+            let until = Instant::now() + self.ground.linger();
+            while Instant::now() < until {
+                self.step(&mut |_| ());
+            }
+        }
     }
 
     /// The number that the next question of this session would have.
@@ -148,7 +185,9 @@ impl Client {
         }
         match ended {
             Ended::Reply(bytes) => Ok(bytes),
-            Ended::Rejected { code, reason } => Err(CliError::Rejected { code, reason }),
+            Ended::Rejected { code, reason } => {
+                Err(CliError::Rejected { code: plain(&code).into_owned(), reason: plain(&reason).into_owned() })
+            }
             Ended::GivenUp => Err(self.silent()),
         }
     }
@@ -160,6 +199,12 @@ impl Client {
             ": the other side has another key"
         } else if counts.unsigned > 0 {
             ": the other side has no key"
+        } else if counts.clocks_apart > 0 {
+            ": its clock and this one are more than a minute apart"
+        } else if counts.unstored > 0 {
+            ": what was heard can't be written to the state folder"
+        } else if counts.replayed > 0 {
+            ": its packets are older than what was heard before, is its clock right?"
         } else if heard == 0 && counts.frames.noise > 100 {
             ": noise only, is the baud rate right?"
         } else {
@@ -169,5 +214,34 @@ impl Client {
             "{link}: wanted a board that answers, heard {heard} packets and nothing of it for {} s{hint}",
             self.args.patience
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_its_key_a_question_is_not_taken_up_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("link.key");
+        Key::random().unwrap().save(&path).unwrap();
+        let args = LineArgs {
+            link: "udp:127.0.0.1:0".parse().unwrap(),
+            key: Some(path.clone()),
+            system: 255,
+            board: None,
+            patience: 1,
+            state: Some(folder.path().to_owned()),
+        };
+        let mut client = Client::open(&args, true).unwrap();
+        assert!(client.resume(Session(1)).is_ok() && client.ground.station.has_key());
+        std::fs::remove_file(&path).unwrap();
+        assert!(client.resume(Session(2)).is_err() && client.ground.station.has_key());
+        // Nor without what was heard with it.
+        Key::random().unwrap().save(&path).unwrap();
+        let key = Key::load(&path).unwrap();
+        std::fs::write(folder.path().join(format!("heard-{}", key.name())), "no memory").unwrap();
+        assert!(client.resume(Session(3)).is_err() && client.ground.station.has_key());
     }
 }

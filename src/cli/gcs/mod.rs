@@ -6,6 +6,7 @@ mod key;
 mod shell;
 mod state;
 
+use std::borrow::Cow;
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -49,6 +50,9 @@ pub struct LineArgs {
     /// MAVLink system of this ground station
     #[arg(long, default_value_t = 255, value_parser = clap::value_parser!(u8).range(1..))]
     system: u8,
+    /// MAVLink system of the board [default: the one that is heard]
+    #[arg(long, value_name = "SYSTEM", value_parser = clap::value_parser!(u8).range(1..))]
+    board: Option<u8>,
     /// Give up after so long without a word from the board
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     patience: u64,
@@ -95,7 +99,7 @@ fn lines(bytes: &[u8], json: bool, show: impl Fn(&serde_json::Value) -> String) 
         if json {
             say(&format!("{line}\n"))?;
         } else if let Ok(value) = serde_json::from_str(line) {
-            say(&format!("{}\n", show(&value)))?;
+            say(&format!("{}\n", plain(&show(&value))))?;
         }
     }
     Ok(())
@@ -163,6 +167,39 @@ fn param(client: &mut Client, set: Option<&str>, json: bool) -> Result<(), CliEr
 /// Words for a person who waits, on stderr.
 fn note(quiet: bool, text: &str) {
     if !quiet {
-        let _ = writeln!(std::io::stderr(), "{text}");
+        let _ = writeln!(std::io::stderr(), "{}", plain(text));
+    }
+}
+
+/// Text of the other side, for a terminal: what would move its cursor, rename its window or turn the direction of writing is shown as what it is.
+fn plain(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| {
+        c.is_control() && c != '\n' && c != '\t'
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let shown = text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
+        if steers(c) {
+            shown.extend(c.escape_unicode())
+        } else {
+            shown.push(c)
+        }
+        shown
+    });
+    Cow::Owned(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_the_other_side_steer_no_terminal() {
+        for text in ["four ships", "zwölf\nSchiffe\t– 12", ""] {
+            assert_eq!(plain(text), text);
+        }
+        assert_eq!(plain("\u{1b}]0;mine\u{7}four\r\u{9b}2J\u{202e}"), "\\u{1b}]0;mine\\u{7}four\\u{d}\\u{9b}2J\\u{202e}");
     }
 }

@@ -81,6 +81,8 @@ pub fn run(client: &mut Client) -> Result<(), CliError> {
         if let Err(error) = done {
             note(false, &error.to_string());
         }
+        // While the prompt waits nobody listens.
+        client.farewell();
     }
 }
 

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::CliError;
-use crate::link::sign::Floors;
+use crate::link::key::Key;
+use crate::link::sign::{Floors, merged};
 use crate::link::wire::{Number, Session};
 
 /// A question that was sent and has no answer yet.
@@ -82,11 +83,10 @@ impl State {
         self.keep(&all)
     }
 
-    /// The memory of timestamps of one link.
+    /// The memory of timestamps of one key, on whichever line: what was recorded on one would be new on the other.
     #[must_use]
-    pub fn floors(&self, link: &str) -> Box<dyn Floors> {
-        let name: String = link.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-        Box::new(FileFloors(self.folder.join(format!("heard-{name}"))))
+    pub fn floors(&self, key: &Key) -> Box<dyn Floors> {
+        Box::new(FileFloors(self.folder.join(format!("heard-{}", key.name()))))
     }
 
     #[must_use]
@@ -105,8 +105,19 @@ impl Floors for FileFloors {
             Err(error) => Err(format!("{}: {error}", self.0.display())),
         }
     }
+    /// With what another command of the same key heard meanwhile.
     fn store(&mut self, memory: &[u8]) -> Result<(), String> {
-        write(&self.0, memory).map_err(|error| format!("{}: {error}", self.0.display()))
+        let path = self.0.clone();
+        let wrong = |error: std::io::Error| format!("{}: {error}", path.display());
+        let mut name = path.clone().into_os_string();
+        name.push(".lock");
+        let one = std::fs::File::options().create(true).truncate(false).write(true).open(name).map_err(wrong)?;
+        one.lock().map_err(wrong)?;
+        let memory = match self.load()? {
+            Some(other) => merged(&other, memory)?,
+            None => memory.to_owned(),
+        };
+        write(&path, &memory).map_err(wrong)
     }
 }
 
@@ -115,4 +126,35 @@ impl Floors for FileFloors {
 pub fn session() -> (Session, Number) {
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
     (Session((random >> 32) as u32), Number(random as u32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::clock::{At, Now};
+    use crate::link::dialect::{HEARTBEAT_DATA, MavMessage};
+    use crate::link::frame::{self, Source};
+    use crate::link::sign::{NoFloors, Signing};
+    use crate::units::UnixMillis;
+
+    #[test]
+    fn commands_side_by_side_lose_nothing_of_what_each_heard() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(Some(folder.path())).unwrap();
+        let key = Key::from_passphrase("of the test's own").unwrap();
+        let now = Now::new(At::default(), UnixMillis(1_800_000_000_000));
+        let open = || Signing::new(key.clone(), 255, state.floors(&key)).unwrap();
+        let (mut one, mut other) = (open(), open());
+        let packet = |system| {
+            let mut raw = mavlink_core::MAVLinkV2MessageRaw::new();
+            frame::write_for_signing(&mut raw, Source { system, component: 191 }, 0, &MavMessage::HEARTBEAT(HEARTBEAT_DATA::DEFAULT));
+            Signing::new(key.clone(), 0, Box::<NoFloors>::default()).unwrap().sign(&mut raw, now);
+            raw
+        };
+        let (a, b) = (packet(1), packet(2));
+        let source = |system| Source { system, component: 191 };
+        assert!(one.verify(&a, source(1), now).is_ok() && other.verify(&b, source(2), now).is_ok());
+        let mut third = open();
+        assert!(third.verify(&a, source(1), now).is_err() && third.verify(&b, source(2), now).is_err());
+    }
 }

@@ -1,14 +1,12 @@
 //! What a line's ground stations want, handed in at the desk.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::journal::{Asked, FrameRef, Origin, Progress, Refused};
 use crate::link::clock::{At, Now};
 use crate::link::frame::Source;
-use crate::link::serve::Say;
 use crate::link::serve::answers::{frame_line, question_line, write_lines};
-use crate::link::serve::follow::{Follow, Who};
+use crate::link::serve::follow::{Follow, Said, Waits, Who};
 use crate::link::serve::host::Wanted;
 use crate::link::serve::run::{FOLLOWED, Runner};
 use crate::link::served::{Asker, SLOTS_A_SOURCE};
@@ -16,7 +14,7 @@ use crate::link::standard::command::{Preset, Verdict};
 use crate::link::standard::ftp::{Found, Tree};
 use crate::link::standard::text::{INFO, WARNING};
 use crate::link::wire::{self, Accept, Kind, Piece, Reject};
-use crate::units::{FrameNumber, Millis, Tiles, Tokens, UnixMillis};
+use crate::units::{FrameNumber, Millis, QuestionId, Tiles, Tokens, UnixMillis};
 
 /// The same words from the same source within such a time are the same question.
 const REPEATED: Duration = Duration::from_secs(10);
@@ -27,6 +25,14 @@ pub struct Words {
     sum: u32,
     at: At,
     since: UnixMillis,
+}
+
+/// Questions that go before one that waits.
+fn ahead(follow: &Follow) -> usize {
+    match &*follow.receiver.borrow() {
+        Progress::Queued { ahead } => *ahead,
+        _ => 0,
+    }
 }
 
 /// A file that is being made is waited for.
@@ -96,7 +102,6 @@ impl Runner {
                     if let Err(error) = self.node.params.set(&name, value) {
                         return self.refuse(asker, "bad-setting", &error.to_string(), now);
                     }
-                    self.keep(&self.node.params, &(Arc::new(|_: &str| ()) as Say));
                 }
                 let all: serde_json::Map<_, _> = self.node.params.list().map(|(name, value)| (name.to_owned(), value.into())).collect();
                 let all = serde_json::Value::Object(all);
@@ -157,7 +162,7 @@ impl Runner {
         let text = usize::try_from(asked.preset).ok().and_then(|number| self.presets.get(number.checked_sub(1)?)).cloned();
         let Some(text) = text else {
             let all = self.presets.len();
-            self.node.voice.say(WARNING, format_args!("uhr: wanted a stored question of 1 to {all}, found {}", asked.preset));
+            self.node.voice.note(WARNING, format_args!("uhr-edge: wanted a stored question of 1 to {all}, found {}", asked.preset));
             return self.node.commands.end(&mut self.node.station, asked, Verdict::Denied, now.at);
         };
         let frame = if asked.frame == 0 {
@@ -168,7 +173,7 @@ impl Runner {
             frames.map(|frames| frames.first().filter(|entry| entry.number.0 == number).map(|entry| FrameRef::Id(entry.id)))
         };
         let Ok(Some(frame)) = frame else {
-            self.node.voice.say(WARNING, format_args!("uhr: wanted a frame of the journal, found none of number {}", asked.frame));
+            self.node.voice.note(WARNING, format_args!("uhr-edge: wanted a frame of the journal, found none of number {}", asked.frame));
             return self.node.commands.end(&mut self.node.station, asked, Verdict::Denied, now.at);
         };
         let source = asked.source;
@@ -201,9 +206,15 @@ impl Runner {
     }
 
     fn ask(&mut self, who: Who, asked: Asked, now: Now) {
-        // The same identity over two ways, or again: followed once.
-        if self.follows.iter().any(|follow| follow.who == who) && !matches!(who, Who::Words(_)) {
-            return;
+        // The same identity over two ways, or again: followed once. Its slot may be new, and is told so.
+        if !matches!(who, Who::Words(_))
+            && let Some(follow) = self.follows.iter().find(|follow| follow.who == who)
+        {
+            if follow.text != asked.text {
+                return self.refused(who, "same-identity", "another question was asked under this identity", 0, 0, now);
+            }
+            let (id, ahead) = (follow.id, ahead(follow));
+            return self.accepted(who, id, ahead, now);
         }
         if self.follows.len() == FOLLOWED {
             return self.refused(who, "busy", "too many questions of this line are open", FOLLOWED + 1, FOLLOWED, now);
@@ -235,10 +246,14 @@ impl Runner {
         let Some(receiver) = self.desk.follow(id) else {
             return self.refused(who, "journal", "the question can't be followed", 0, 0, now);
         };
-        let ahead = match &*receiver.borrow() {
-            Progress::Queued { ahead } => *ahead,
-            _ => 0,
-        };
+        let follow = Follow { who, id, text, receiver, said: Said { stage: 0, at: now.at } };
+        let ahead = ahead(&follow);
+        self.came |= Waits::of(&follow).is_some();
+        self.follows.push(follow);
+        self.accepted(who, id, ahead, now);
+    }
+
+    fn accepted(&mut self, who: Who, id: QuestionId, ahead: usize, now: Now) {
         match who {
             Who::Client(asker) => {
                 let ahead = u16::try_from(ahead).unwrap_or(u16::MAX);
@@ -246,10 +261,44 @@ impl Runner {
             }
             Who::Command(preset) => self.node.commands.taken(&mut self.node.station, preset),
             Who::Words(_) => {
-                self.node.voice.say(INFO, format_args!("uhr {id}: accepted, {ahead} before it"));
+                self.node.voice.note(INFO, format_args!("uhr {id}: accepted, {ahead} before it"));
             }
         }
-        self.follows.push(Follow { who, id, text, receiver, said: String::new(), said_at: now.at });
+    }
+
+    /// Those who were told "accepted" in the run before and not yet how it ended.
+    pub fn take_up(&mut self, now: Now) -> Result<(), String> {
+        let kept = self.desk.journal().link_memory(&self.waiting_name()).map_err(|error| error.to_string())?;
+        let all: Vec<Waits> =
+            kept.map_or_else(|| Ok(Vec::new()), |bytes| serde_json::from_slice(&bytes)).map_err(|error| error.to_string())?;
+        for waits in all.into_iter().take(FOLLOWED) {
+            let (Ok(Some(entry)), Some(receiver)) = (self.desk.question(waits.id), self.desk.follow(waits.id)) else { continue };
+            if let Who::Command(asked) = waits.who() {
+                self.node.commands.resume(asked, now.at);
+            }
+            let said = Said { stage: 0, at: now.at };
+            self.follows.push(Follow { who: waits.who(), id: waits.id, text: entry.text, receiver, said });
+        }
+        Ok(())
+    }
+
+    /// Writes who waits: before anybody is told "accepted", and after what they waited for went out.
+    pub fn keep_waiting(&mut self) -> Result<(), String> {
+        let gone = !self.leaving.is_empty() && self.node.voice.is_empty();
+        if !(self.came || gone) {
+            return Ok(());
+        }
+        if gone {
+            self.leaving.clear();
+        }
+        self.came = false;
+        let all: Vec<Waits> = self.leaving.iter().copied().chain(self.follows.iter().filter_map(Waits::of)).collect();
+        let bytes = serde_json::to_vec(&all).map_err(|error| error.to_string())?;
+        self.desk.journal().keep_link_memory(&self.waiting_name(), &bytes).map_err(|error| error.to_string())
+    }
+
+    fn waiting_name(&self) -> String {
+        format!("waiting {}", self.name)
     }
 
     fn refused(&mut self, who: Who, code: &str, reason: &str, wanted: usize, allowed: usize, now: Now) {
@@ -261,11 +310,11 @@ impl Runner {
             }
             Who::Command(preset) => {
                 let verdict = if matches!(code, "busy" | "queue-full" | "disk-full") { Verdict::Busy } else { Verdict::Denied };
-                self.node.voice.say(WARNING, format_args!("uhr: not accepted ({code}): {reason}"));
+                self.node.voice.note(WARNING, format_args!("uhr-edge: not accepted ({code}): {reason}"));
                 self.node.commands.end(&mut self.node.station, preset, verdict, now.at);
             }
             Who::Words(_) => {
-                self.node.voice.say(WARNING, format_args!("uhr: not accepted ({code}): {reason}"));
+                self.node.voice.note(WARNING, format_args!("uhr-edge: not accepted ({code}): {reason}"));
             }
         }
     }

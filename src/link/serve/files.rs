@@ -7,17 +7,17 @@ use std::time::Duration;
 use crate::imaging::{Limits, Reading};
 use crate::journal::{Desk, Filter, Outcome, QuestionEntry, QuestionState};
 use crate::link::metadata;
-use crate::link::picture::{self, PictureKind};
+use crate::link::picture::{self, PictureKind, detail_bytes};
 use crate::link::standard::ftp::{EachEntry, Found, MAX_FILE, Tree};
-use crate::units::QuestionId;
+use crate::units::{Bytes, BytesPerSecond, QuestionId};
 
 /// Pictures that are kept, and those that wait to be drawn.
-const KEPT: usize = 8;
+pub const KEPT: usize = 8;
 const WAITING: usize = 4;
 /// Questions that are listed.
 const LISTED: usize = 32;
 
-type Key = (QuestionId, bool);
+type Key = (QuestionId, PictureKind);
 
 /// Drawn pictures, the one drawn last at the end; `None`: it is waited for.
 type Kept = Arc<Mutex<Vec<(Key, Option<Drawn>)>>>;
@@ -31,6 +31,11 @@ pub struct Files {
     desk: Desk,
     kept: Kept,
     wanted: SyncSender<Key>,
+    /// Most bytes of a detail.
+    detail: Bytes,
+    metadata: [Arc<[u8]>; 2],
+    /// The answer that was read last: it is read in pieces.
+    document: Option<(QuestionId, Arc<[u8]>)>,
 }
 
 /// Draws what is wanted, on a thread of its own; ends with `stop`.
@@ -48,7 +53,8 @@ pub fn files(desk: &Desk, limits: Limits, reading: Reading) -> (Files, Painter) 
     let (wanted, wants) = sync_channel(WAITING);
     let kept = Kept::default();
     let painter = Painter { desk: desk.clone(), kept: Arc::clone(&kept), wanted: wants, limits, reading };
-    (Files { desk: desk.clone(), kept, wanted }, painter)
+    let metadata = [metadata::GENERAL, metadata::PARAMETERS].map(|text| Arc::from(text.as_bytes()));
+    (Files { desk: desk.clone(), kept, wanted, detail: detail_bytes(BytesPerSecond(0)), metadata, document: None }, painter)
 }
 
 fn lock(kept: &Kept) -> std::sync::MutexGuard<'_, Vec<(Key, Option<Drawn>)>> {
@@ -71,12 +77,11 @@ impl Painter {
         }
     }
 
-    fn draw(&self, (id, glimpse): Key) -> Result<Arc<[u8]>, String> {
+    fn draw(&self, (id, kind): Key) -> Result<Arc<[u8]>, String> {
         let entry = self.desk.question(id).map_err(|error| error.to_string())?.ok_or("no such question")?;
         let Some(Outcome::Answered { document }) = &entry.outcome else { return Err("not answered".into()) };
         let frame = entry.frames.first().ok_or("no frame")?;
         let frame = self.desk.frame(frame).map_err(|error| error.to_string())?.ok_or("the frame is no longer known")?;
-        let kind = if glimpse { PictureKind::Glimpse } else { PictureKind::Evidence };
         let document = serde_json::to_value(document).map_err(|error| error.to_string())?;
         picture::draw(&frame, &document, kind, &self.limits, &self.reading).map(Arc::from).map_err(|error| error.to_string())
     }
@@ -89,17 +94,28 @@ fn answer(path: &str) -> Option<(QuestionId, &str)> {
 }
 
 impl Files {
+    /// The same files as a line of such a rate has them.
+    #[must_use]
+    pub fn of_line(&self, rate: BytesPerSecond) -> Self {
+        Self { detail: detail_bytes(rate), ..self.clone() }
+    }
+
     fn question(&self, id: QuestionId) -> Option<QuestionEntry> {
         self.desk.question(id).ok().flatten()
     }
 
-    fn document(&self, id: QuestionId) -> Found {
+    fn document(&mut self, id: QuestionId) -> Found {
+        if let Some((_, bytes)) = self.document.as_ref().filter(|(other, _)| *other == id) {
+            return Found::File(Arc::clone(bytes));
+        }
         let document = match self.question(id).and_then(|entry| entry.outcome) {
             Some(Outcome::Answered { document }) => serde_json::to_vec(&document),
             Some(refused @ Outcome::Refused { .. }) => serde_json::to_vec(&refused),
             None => return Found::Missing,
         };
-        document.ok().filter(|bytes| bytes.len() <= MAX_FILE).map_or(Found::Missing, |bytes| Found::File(bytes.into()))
+        let Some(bytes) = document.ok().filter(|bytes| bytes.len() <= MAX_FILE) else { return Found::Missing };
+        let (_, bytes) = self.document.insert((id, bytes.into()));
+        Found::File(Arc::clone(bytes))
     }
 
     fn picture(&self, key: Key) -> Found {
@@ -134,14 +150,14 @@ impl Files {
 impl Tree for Files {
     fn open(&mut self, path: &str) -> Found {
         match path {
-            "/general.json" | "general.json" => return Found::File(metadata::GENERAL.as_bytes().into()),
-            "/parameters.json" | "parameters.json" => return Found::File(metadata::PARAMETERS.as_bytes().into()),
+            "/general.json" | "general.json" => return Found::File(Arc::clone(&self.metadata[0])),
+            "/parameters.json" | "parameters.json" => return Found::File(Arc::clone(&self.metadata[1])),
             _ => {}
         }
         match answer(path) {
             Some((id, "answer.json")) => self.document(id),
-            Some((id, "evidence.jpg")) => self.picture((id, false)),
-            Some((id, "glimpse.jpg")) => self.picture((id, true)),
+            Some((id, "evidence.jpg")) => self.picture((id, PictureKind::Evidence(self.detail))),
+            Some((id, "glimpse.jpg")) => self.picture((id, PictureKind::Glimpse)),
             _ => Found::Missing,
         }
     }
@@ -167,8 +183,8 @@ impl Tree for Files {
                     each("answer.json", u32::try_from(bytes.len()).ok());
                 }
                 if entry.state == QuestionState::Answered {
-                    each("evidence.jpg", Some(self.drawn((entry.id, false))));
-                    each("glimpse.jpg", Some(self.drawn((entry.id, true))));
+                    each("evidence.jpg", Some(self.drawn((entry.id, PictureKind::Evidence(self.detail)))));
+                    each("glimpse.jpg", Some(self.drawn((entry.id, PictureKind::Glimpse))));
                 }
                 true
             }

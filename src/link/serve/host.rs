@@ -1,4 +1,4 @@
-//! What a line's packets bring, put aside until the packet is done with: the desk writes to a disk, a packet must not wait for it.
+//! What a line's packets bring, put aside until the packet is done with: the desk writes to a disk, a packet must not wait for it, nor take memory.
 
 use crate::journal::{Asked, FrameRef, Origin};
 use crate::link::clock::Now;
@@ -7,11 +7,11 @@ use crate::link::geotag::Track;
 use crate::link::key::Key;
 use crate::link::node::{Event, Host};
 use crate::link::serve::files::Files;
-use crate::link::served::Asker;
+use crate::link::served::{Asker, MAX_QUERY};
 use crate::link::standard::command::Preset;
 use crate::link::standard::ftp::{EachEntry, Found, Tree};
-use crate::link::standard::param::Params;
-use crate::link::wire::Query;
+use crate::link::standard::text::MAX_WORDS;
+use crate::link::wire::{self, Query};
 use crate::units::{FrameId, Millis, Tokens};
 
 /// Things to do that wait.
@@ -28,11 +28,12 @@ pub enum Wanted {
     Status,
 }
 
+#[allow(clippy::large_enum_variant, reason = "a box would be an allocation a packet")]
 pub enum Todo {
-    Query(Asker, Wanted),
+    /// As it came.
+    Query(Asker, heapless::Vec<u8, MAX_QUERY>),
     Preset(Preset),
-    Words(Source, String),
-    Params(Params),
+    Words(Source, heapless::String<MAX_WORDS>),
     NewKey(Key),
     Learnt(u8),
 }
@@ -46,8 +47,9 @@ pub struct LineHost {
     pub dropped: u64,
 }
 
-fn wanted(query: Query<'_>) -> Wanted {
-    match query {
+/// What was wanted, read once more; `None`: it was no query.
+pub fn wanted(bytes: &[u8]) -> Option<Wanted> {
+    Some(match wire::read("query", bytes).ok()? {
         Query::Ask(asked) => {
             let frames = if asked.frames.is_empty() {
                 vec![FrameRef::Newest]
@@ -67,7 +69,7 @@ fn wanted(query: Query<'_>) -> Wanted {
         Query::Answers { limit } => Wanted::Answers(limit),
         Query::Settings(setting) => Wanted::Settings(setting.map(|setting| (setting.name.to_owned(), setting.value))),
         Query::Status => Wanted::Status,
-    }
+    })
 }
 
 impl LineHost {
@@ -81,10 +83,22 @@ impl LineHost {
 impl Host for LineHost {
     fn event(&mut self, event: Event<'_>, _now: Now) {
         match event {
-            Event::Query(asker, query) => self.put(Todo::Query(asker, wanted(query))),
+            Event::Query(asker, query) => {
+                let mut bytes = heapless::Vec::new();
+                // It came in as many.
+                let _ = bytes.resize_default(MAX_QUERY);
+                let len = wire::record(&query, &mut bytes).map_or(0, <[u8]>::len);
+                bytes.truncate(len);
+                self.put(Todo::Query(asker, bytes));
+            }
             Event::Preset(asked) => self.put(Todo::Preset(asked)),
-            Event::Words(source, text) => self.put(Todo::Words(source, text.to_owned())),
-            Event::Params(params) => self.put(Todo::Params(params)),
+            Event::Words(source, text) => {
+                if let Ok(text) = heapless::String::try_from(text) {
+                    self.put(Todo::Words(source, text));
+                }
+            }
+            // The node has them; all lines are told after the packets.
+            Event::Params(_) => {}
             Event::NewKey(key) => self.put(Todo::NewKey(key)),
             Event::Learnt(system) => self.put(Todo::Learnt(system)),
             Event::Pose(pose) => self.track.hear(pose),

@@ -6,6 +6,7 @@ mod files;
 mod follow;
 mod host;
 mod run;
+mod shared;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,16 +16,16 @@ use std::thread::JoinHandle;
 use crate::config::Link;
 use crate::geometry::GeometryError;
 use crate::imaging::{Limits, Reading};
-use crate::journal::{Desk, Journal};
+use crate::journal::Desk;
 use crate::link::key::{Key, KeyError};
-use crate::link::node::Node;
-use crate::link::picture::picture_bytes;
+use crate::link::picture::{MOST_DETAIL, picture_bytes};
 use crate::link::served::Served;
-use crate::link::sign::{Floors, Signing};
+use crate::link::sign::Signing;
 use crate::link::standard::ftp;
 use crate::link::transport::Line;
 use crate::units::{Bytes, Px};
 use run::Runner;
+use shared::Shared;
 
 /// Why a link doesn't start.
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +59,10 @@ pub type Say = Arc<dyn Fn(&str) + Send + Sync>;
 /// # Errors
 /// As [`picture_bytes`].
 pub fn link_bytes(lines: usize, max_side: Px) -> Result<Bytes, GeometryError> {
-    let line = Served::bytes() + Bytes::of::<Node>(1) + Bytes((2 * ftp::MAX_FILE) as u64);
-    Ok((0..lines).map(|_| line).sum::<Bytes>() + picture_bytes(max_side)?)
+    // Files that FTP has open, and the answer that was read last.
+    let line = Served::bytes() + Bytes::of::<Runner>(1) + Bytes((3 * ftp::MAX_FILE) as u64);
+    let pictures = (0..files::KEPT).map(|_| MOST_DETAIL).sum::<Bytes>() + picture_bytes(max_side)?;
+    Ok((0..lines).map(|_| line).sum::<Bytes>() + pictures)
 }
 
 /// The link's threads; they end after `stop` was set.
@@ -80,39 +83,12 @@ impl Running {
     }
 }
 
-/// The journal's memory of one line's timestamps.
-struct JournalFloors {
-    desk: Desk,
-    name: String,
-}
-
-impl Floors for JournalFloors {
-    fn load(&mut self) -> Result<Option<Vec<u8>>, String> {
-        self.desk.journal().link_memory(&self.name).map_err(|error| error.to_string())
-    }
-    fn store(&mut self, memory: &[u8]) -> Result<(), String> {
-        self.desk.journal().keep_link_memory(&self.name, memory).map_err(|error| error.to_string())
-    }
-}
-
-/// The settings that ground stations changed, as the journal has them.
-fn params(journal: &Journal) -> crate::link::standard::param::Params {
-    let mut params = crate::link::standard::param::Params::default();
-    let kept = journal.link_memory("params").ok().flatten();
-    if let Some(kept) = kept.and_then(|bytes| serde_json::from_slice::<Vec<(String, f32)>>(&bytes).ok()) {
-        for (name, value) in kept {
-            // One that is gone, or whose range changed, is as if it had never been set.
-            let _ = params.set(&name, value);
-        }
-    }
-    params
-}
-
 /// Serves `desk` on all lines of the settings until `stop` is set.
 ///
 /// # Errors
 /// A line without a key that others could send on, a key that can't be read, a journal that can't be: nothing has been started then.
 pub fn serve(desk: &Desk, settings: &LinkSettings, stop: &Arc<AtomicBool>, say: &Say) -> Result<Running, LinkError> {
+    let shared = Shared::open(desk);
     let mut lines = Vec::new();
     for (number, line) in (0_u8..).zip(&settings.link.lines) {
         let name = line.to.to_string();
@@ -124,8 +100,7 @@ pub fn serve(desk: &Desk, settings: &LinkSettings, stop: &Arc<AtomicBool>, say: 
             }
             None => return Err(LinkError::NoKey { line: name }),
         };
-        let floors = JournalFloors { desk: desk.clone(), name: format!("timestamps {name}") };
-        let signing = key.map(|key| Signing::new(key, number, Box::new(floors))).transpose();
+        let signing = key.map(|key| shared.timestamps(&key).map(|timestamps| Signing::sharing(key, number, timestamps))).transpose();
         let signing = signing.map_err(|found| LinkError::Memory { line: name.clone(), found })?;
         let open = Line::to(&line.to).map_err(|source| LinkError::Open { line: name.clone(), source })?;
         lines.push((name, line.clone(), signing, open));
@@ -137,7 +112,8 @@ pub fn serve(desk: &Desk, settings: &LinkSettings, stop: &Arc<AtomicBool>, say: 
     for (name, line, signing, open) in lines {
         let key_path: Option<PathBuf> = line.key.clone();
         let presets = settings.link.presets.clone();
-        let runner = Runner::new(desk.clone(), files.clone(), &line, signing, open, params(desk.journal()), presets, key_path);
+        let files = files.of_line(line.rate);
+        let runner = Runner::new(desk.clone(), files, &line, signing, open, shared.clone(), presets, key_path);
         let (stop, say) = (Arc::clone(stop), Arc::clone(say));
         say(&format!("link {name}: {}", line.rate));
         threads.push(start("link", Box::new(move || runner.run(&stop, &say)))?);
@@ -145,4 +121,24 @@ pub fn serve(desk: &Desk, settings: &LinkSettings, stop: &Arc<AtomicBool>, say: 
     let (stop, say) = (Arc::clone(stop), Arc::clone(say));
     threads.push(start("pictures", Box::new(move || painter.run(&stop, &*say)))?);
     Ok(Running(threads))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_thread_that_ends_by_itself_is_seen() {
+        let (go, waits) = std::sync::mpsc::channel::<()>();
+        let running = Running(vec![std::thread::spawn(move || assert!(waits.recv().is_err()))]);
+        assert!(!running.any_ended());
+        drop(go);
+        let begun = std::time::Instant::now();
+        while !running.any_ended() {
+            assert!(begun.elapsed() < Duration::from_secs(10));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        running.join();
+    }
 }

@@ -1,11 +1,13 @@
 //! One line's thread: bytes in, things done at the desk, packets out.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::board::clock_is_kept;
 use crate::config::{LinkAddress, LinkLine};
-use crate::journal::{Desk, Progress};
+use crate::journal::{Desk, FrameEntry, Progress};
 use crate::link::clock::{At, Now};
 use crate::link::frame::Source;
 use crate::link::geotag::Track;
@@ -14,17 +16,21 @@ use crate::link::node::{BoardStatus, Node, NodeSettings};
 use crate::link::serve::Say;
 use crate::link::serve::asking::{Later, Words};
 use crate::link::serve::files::Files;
-use crate::link::serve::follow::{self, Follow};
-use crate::link::serve::host::{LineHost, Todo};
+use crate::link::serve::follow::{self, Follow, Waits};
+use crate::link::serve::host::{LineHost, Todo, wanted};
+use crate::link::serve::shared::Shared;
 use crate::link::sign::Signing;
 use crate::link::standard::ftp::{MAX_DATA, RADIO_DATA};
 use crate::link::standard::param::Params;
+use crate::link::standard::text::WARNING;
 use crate::link::station::Station;
 use crate::link::transport::{Line, LineState};
 use crate::units::{FrameNumber, UnixMillis};
 
 /// Questions of this line that are followed at once.
 pub const FOLLOWED: usize = 32;
+/// Answers that are on their way out: more than there are places for texts.
+const LEAVING: usize = 16;
 /// Frames are given places, and the status is looked at, so often.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -43,6 +49,46 @@ pub struct Runner {
     pub(super) begun: Instant,
     pub(super) look_at: At,
     pub(super) newest: Option<FrameNumber>,
+    shared: Shared,
+    /// The settings as all lines had them when this one looked last.
+    seen: Params,
+    /// Somebody who is no client of ours waits who isn't in the journal.
+    pub(super) came: bool,
+    /// Those who were told how it ended, as long as the text has not gone out.
+    pub(super) leaving: heapless::Vec<Waits, LEAVING>,
+    /// A time service keeps the clock right.
+    kept: bool,
+    /// What was said of it already.
+    said: Troubles,
+}
+
+/// What is told once a run.
+#[derive(Default)]
+struct Troubles {
+    clocks: bool,
+    unstored: bool,
+    waiting: bool,
+    settings: bool,
+}
+
+/// Says something the first time.
+fn once(said: &mut bool, tell: impl FnOnce()) {
+    if !std::mem::replace(said, true) {
+        tell();
+    }
+}
+
+/// Both clocks, `kept` right or not.
+fn clocks(begun: Instant, kept: bool) -> Now {
+    let now = Now::new(At(begun.elapsed()), UnixMillis::of(SystemTime::now()));
+    if kept { now } else { now.doubted() }
+}
+
+/// When a frame's file was written, and how long after that it was seen: its moment is known no better. Without a time of its file, when it was seen.
+fn moment(frame: &FrameEntry) -> (UnixMillis, Duration) {
+    let written = std::fs::metadata(&frame.path).and_then(|file| file.modified()).map(UnixMillis::of).ok();
+    let written = written.filter(|written| *written <= frame.seen_at).unwrap_or(frame.seen_at);
+    (written, Duration::from_millis(u64::try_from(frame.seen_at.0 - written.0).unwrap_or(0)))
 }
 
 impl Runner {
@@ -53,13 +99,13 @@ impl Runner {
         line: &LinkLine,
         signing: Option<Signing>,
         open: Line,
-        params: Params,
+        shared: Shared,
         presets: Vec<String>,
         key_path: Option<PathBuf>,
     ) -> Self {
         let station = Station::new(Source { system: line.system, component: 0 }, line.rate, signing);
         let ftp_data = if matches!(line.to, LinkAddress::Serial { .. }) { RADIO_DATA } else { MAX_DATA };
-        let node = Node::new(station, NodeSettings { system: line.system, wired: line.wired, ftp_data }, params);
+        let node = Node::new(station, NodeSettings { system: line.system, wired: line.wired, ftp_data }, shared.params());
         let host = LineHost { files, todo: heapless::Deque::new(), track: Track::default(), dropped: 0 };
         Self {
             desk,
@@ -75,17 +121,26 @@ impl Runner {
             begun: Instant::now(),
             look_at: At::default(),
             newest: None,
+            seen: shared.params(),
+            shared,
+            came: false,
+            leaving: heapless::Vec::new(),
+            kept: clock_is_kept(),
+            said: Troubles::default(),
         }
     }
 
     fn now(&self) -> Now {
-        Now::new(At(self.begun.elapsed()), UnixMillis::of(SystemTime::now()))
+        clocks(self.begun, self.kept)
     }
 
     /// Until `stop` is set.
     pub fn run(mut self, stop: &AtomicBool, say: &Say) {
         let mut buffer = [0; 2_048];
         let mut state = LineState::Away;
+        if let Err(error) = self.take_up(self.now()) {
+            say(&format!("link {}: who waits for an answer isn't known: {error}", self.name));
+        }
         while !stop.load(Ordering::Relaxed) {
             let read = self.line.read(&mut buffer);
             let now = self.now();
@@ -99,8 +154,15 @@ impl Runner {
                 self.look_at = now.at.after(LOOK);
                 self.look(now, say);
             }
+            self.shared.sync(&mut self.node.params, &mut self.seen);
+            if let Err(error) = self.keep_waiting() {
+                once(&mut self.said.waiting, || say(&format!("link {}: who waits for an answer is not kept: {error}", self.name)));
+            }
             self.node.tick(now);
-            while let Some(packet) = self.node.transmit(self.now()) {
+            // What goes to a device that isn't there would be lost.
+            while self.line.state() == LineState::Open
+                && let Some(packet) = self.node.transmit(clocks(self.begun, self.kept))
+            {
                 self.line.write(packet);
             }
             if self.line.state() != state {
@@ -108,31 +170,39 @@ impl Runner {
                 say(&format!("link {}: {}", self.name, if state == LineState::Open { "open" } else { "the device is not there" }));
             }
         }
+        self.keep(say);
+        if let Err(error) = self.keep_waiting() {
+            once(&mut self.said.waiting, || say(&format!("link {}: who waits for an answer is not kept: {error}", self.name)));
+        }
         let counts = self.node.station.counts();
         say(&format!("link {}: ended: {counts:?}, {:?}, {} sent", self.name, self.node.served.counts, self.node.station.sent()));
     }
 
     fn todo(&mut self, todo: Todo, now: Now, say: &Say) {
         match todo {
-            Todo::Query(asker, wanted) => self.query(asker, wanted, now),
+            Todo::Query(asker, bytes) => {
+                if let Some(wanted) = wanted(&bytes) {
+                    self.query(asker, wanted, now);
+                }
+            }
             Todo::Preset(asked) => self.preset(asked, now),
-            Todo::Words(source, text) => self.words(source, text, now),
-            Todo::Params(params) => self.keep(&params, say),
+            Todo::Words(source, text) => self.words(source, text.as_str().to_owned(), now),
             Todo::Learnt(system) => say(&format!("link {}: the autopilot is system {system}", self.name)),
-            Todo::NewKey(key) => self.new_key(&key, say),
+            Todo::NewKey(key) => self.new_key(&key, now, say),
         }
     }
 
-    pub(super) fn keep(&self, params: &Params, say: &Say) {
-        let list: Vec<(&str, f32)> = params.list().collect();
-        let kept = serde_json::to_vec(&list).map_err(|error| error.to_string());
-        if let Err(error) = kept.and_then(|bytes| self.desk.journal().keep_link_memory("params", &bytes).map_err(|error| error.to_string()))
-        {
-            say(&format!("link {}: settings are not kept: {error}", self.name));
+    fn keep(&mut self, say: &Say) {
+        if let Err(error) = self.shared.keep() {
+            once(&mut self.said.settings, || say(&format!("link {}: settings are not kept: {error}", self.name)));
         }
     }
 
-    fn new_key(&self, key: &Key, say: &Say) {
+    fn new_key(&mut self, key: &Key, now: Now, say: &Say) {
+        match self.shared.timestamps(key) {
+            Ok(timestamps) => self.node.station.remember_in(timestamps, now),
+            Err(error) => say(&format!("link {}: what is heard with the new key is not kept: {error}", self.name)),
+        }
         match &self.key_path {
             Some(path) => match key.replace(path) {
                 Ok(()) => say(&format!("link {}: a new key came over the cable and is kept", self.name)),
@@ -144,28 +214,56 @@ impl Runner {
 
     /// Tells how far all questions of this line are.
     fn follow(&mut self, now: Now) {
-        let Self { node, follows, .. } = self;
+        let Self { node, follows, leaving, .. } = self;
         follows.retain_mut(|follow| {
-            let progress = follow.receiver.borrow().clone();
-            match progress {
+            let waits = Waits::of(follow);
+            let Follow { who, id, receiver, said, .. } = follow;
+            // Held while it is told, some microseconds: a copy of the words so far would be made 50 times a second.
+            match &*receiver.borrow() {
                 Progress::Done(outcome) => {
-                    follow::done(node, follow, &outcome, now);
-                    false
+                    let done = follow::done(node, *who, *id, outcome, now);
+                    if let Some(waits) = waits.filter(|_| done) {
+                        let _ = leaving.push(waits);
+                    }
+                    !done
                 }
                 Progress::Queued { ahead } => {
-                    follow::tell(node, follow, &format!("queued, {ahead} before it"), 0.0, "", now);
+                    let mut stage = heapless::String::<48>::new();
+                    let _ = write!(stage, "queued, {ahead} before it");
+                    follow::tell(node, *who, *id, said, (stage.as_str(), 0.0, ""), now);
                     true
                 }
                 Progress::Working { stage, share, text } => {
-                    follow::tell(node, follow, &stage, share, &text, now);
+                    follow::tell(node, *who, *id, said, (stage.as_str(), *share, text.as_str()), now);
                     true
                 }
             }
         });
     }
 
+    /// Once a second: what is wrong is said, once.
+    fn look_for_trouble(&mut self, say: &Say) {
+        let counts = self.node.station.counts();
+        let name = &self.name;
+        if counts.clocks_apart > 0 {
+            once(&mut self.said.clocks, || {
+                say(&format!("link {name}: signed packets are refused: their sender's clock and this one are more than a minute apart"));
+            });
+        }
+        if counts.unstored > 0 {
+            let voice = &mut self.node.voice;
+            once(&mut self.said.unstored, || {
+                say(&format!("link {name}: signed packets are refused: that they were heard can't be written to the journal"));
+                voice.note(WARNING, format_args!("uhr-edge: the journal can't be written, nothing signed is taken"));
+            });
+        }
+    }
+
     /// Once a second: the status that others see, and places for new frames.
     fn look(&mut self, now: Now, say: &Say) {
+        self.kept = clock_is_kept();
+        self.keep(say);
+        self.look_for_trouble(say);
         let status = self.desk.status();
         let mib = status.memory.resident_bytes.mib();
         let celsius = status.board.temperature.map_or(127, |temperature| temperature.0.round().clamp(-127.0, 126.0) as i8);
@@ -173,9 +271,10 @@ impl Runner {
         self.node.board = BoardStatus { uptime_ms, ram_mib: mib as u32, celsius };
         let (Ok(frames), Some(wall)) = (self.desk.frames(8, None), now.wall) else { return };
         for frame in frames.iter().filter(|frame| frame.geotag.is_none() && self.newest.is_none_or(|newest| frame.number > newest)) {
-            let ago = Duration::from_millis(u64::try_from(wall.0 - frame.seen_at.0).unwrap_or(0));
+            let (written, within) = moment(frame);
+            let ago = Duration::from_millis(u64::try_from(wall.0 - written.0).unwrap_or(0));
             let Some(taken) = now.at.0.checked_sub(ago).map(At) else { continue };
-            if let Some(tag) = self.host.track.tag(taken)
+            if let Some(tag) = self.host.track.tag(taken, within)
                 && let Err(error) = self.desk.journal().place_frame(frame.id, &tag)
             {
                 say(&format!("link {}: frame {} gets no place: {error}", self.name, frame.id));
@@ -184,5 +283,42 @@ impl Runner {
         // What is older than the track needn't be looked at again.
         let old = frames.iter().filter(|frame| wall.0 - frame.seen_at.0 > 10_000).map(|frame| frame.number).max();
         self.newest = self.newest.max(old);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::FrameState;
+    use crate::units::FrameId;
+
+    #[test]
+    fn a_frame_is_as_old_as_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("frame.jpg");
+        std::fs::write(&path, "pixels").unwrap();
+        let written = SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_000);
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
+        let mut frame = FrameEntry {
+            number: FrameNumber(1),
+            id: FrameId([0; 8]),
+            sha256: String::new(),
+            path,
+            w: 1,
+            h: 1,
+            bytes: 6,
+            seen_at: UnixMillis(1_800_000_002_500),
+            state: FrameState::Ready,
+            reason: None,
+            in_slot: false,
+            ingest_ms: None,
+            geotag: None,
+        };
+        assert_eq!(moment(&frame), (UnixMillis(1_800_000_000_000), Duration::from_millis(2_500)));
+        // A file from the future, or one that is gone: what is known is when it was seen.
+        frame.seen_at = UnixMillis(1_799_999_999_000);
+        assert_eq!(moment(&frame), (frame.seen_at, Duration::ZERO));
+        frame.path = folder.path().join("gone.jpg");
+        assert_eq!(moment(&frame), (frame.seen_at, Duration::ZERO));
     }
 }

@@ -17,6 +17,7 @@ pub const REQUEST_MESSAGE: u16 = 512;
 pub const SET_MESSAGE_INTERVAL: u16 = 511;
 /// Commands whose answer is awaited.
 const OPEN: usize = 8;
+/// Told so often, changed or not: QGroundControl gives up 3 s after the last word, and one in five is lost.
 const EVERY: Duration = Duration::from_secs(1);
 /// A command without a nonce that comes again so soon is the same one.
 const SAME: Duration = Duration::from_secs(30);
@@ -79,7 +80,8 @@ pub enum Called {
 }
 
 /// A whole number of a parameter, which are floats up to 2²⁴.
-fn whole(value: f32) -> Option<u32> {
+#[must_use]
+pub fn whole(value: f32) -> Option<u32> {
     (value.is_finite() && value.fract() == 0.0 && (0.0..=16_777_216.0).contains(&value)).then_some(value as u32)
 }
 
@@ -117,11 +119,19 @@ impl Commands {
         Called::New(asked)
     }
 
+    /// A question of before a restart, that is worked on again.
+    pub fn resume(&mut self, asked: Preset, at: At) {
+        if !asked.is_numbered() {
+            self.turn = self.turn.max(asked.nonce - OWN_NONCES);
+        }
+        let _ = self.open.push(Open { asked, told_at: at, percent: 0, done: false, at });
+    }
+
     /// How far the question is, of 100.
     pub fn progress(&mut self, station: &mut Station, asked: Preset, percent: u8, at: At) {
         let Some(open) = self.open.iter_mut().find(|open| open.asked == asked && !open.done) else { return };
         let percent = percent.min(99).max(open.percent);
-        if percent != open.percent && at.since(open.told_at) >= EVERY || at.since(open.told_at) >= EVERY * 3 {
+        if at.since(open.told_at) >= EVERY {
             (open.percent, open.told_at) = (percent, at);
             ack(station, asked.source, USER_1, IN_PROGRESS, percent);
         }
@@ -142,18 +152,62 @@ impl Commands {
 }
 
 fn ack(station: &mut Station, to: Source, command: u16, result: u8, progress: u8) {
-    station.tell(MavMessage::COMMAND_ACK(COMMAND_ACK_DATA {
-        command,
-        result,
-        progress,
-        result_param2: 0,
-        target_system: to.system,
-        target_component: to.component,
-    }));
+    let message =
+        COMMAND_ACK_DATA { command, result, progress, result_param2: 0, target_system: to.system, target_component: to.component };
+    station.answer(to, MavMessage::COMMAND_ACK(message));
 }
 
 /// Answers a command for good.
 pub fn answer(station: &mut Station, to: Source, command: u16, verdict: Verdict) {
     let progress = if verdict == Verdict::Accepted { 100 } else { 0 };
     ack(station, to, command, verdict as u8, progress);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::BytesPerSecond;
+
+    const WHO: Source = Source { system: 255, component: 190 };
+
+    fn at(ms: u64) -> At {
+        At(Duration::from_millis(ms))
+    }
+
+    fn told(station: &mut Station) -> Vec<(u8, u8)> {
+        let acks = std::iter::from_fn(|| station.waiting()).filter_map(|message| match message {
+            MavMessage::COMMAND_ACK(ack) => Some((ack.result, ack.progress)),
+            _ => None,
+        });
+        acks.collect()
+    }
+
+    #[test]
+    fn a_question_that_stands_still_is_told_of_every_second() {
+        let mut station = Station::new(Source { system: 1, component: 191 }, BytesPerSecond(10_000), None);
+        let mut commands = Commands::default();
+        let call = COMMAND_LONG_DATA { command: USER_1, param1: 1.0, param2: 5.0, ..COMMAND_LONG_DATA::DEFAULT };
+        let Called::New(asked) = commands.call(&mut station, WHO, &call, at(0)) else { panic!("not taken") };
+        let mut silent = 0;
+        for ms in (0..10_000).step_by(20) {
+            commands.progress(&mut station, asked, 40, at(ms));
+            silent = if told(&mut station).is_empty() { silent + 20 } else { 0 };
+            assert!(silent <= 1_000, "{silent} ms without a word");
+        }
+        commands.end(&mut station, asked, Verdict::Accepted, at(10_000));
+        assert_eq!(told(&mut station), [(0, 100)]);
+    }
+
+    #[test]
+    fn a_question_of_before_a_restart_goes_on_and_its_number_is_not_given_again() {
+        let mut station = Station::new(Source { system: 1, component: 191 }, BytesPerSecond(10_000), None);
+        let call = COMMAND_LONG_DATA { command: USER_1, param1: 1.0, ..COMMAND_LONG_DATA::DEFAULT };
+        let Called::New(before) = Commands::default().call(&mut station, WHO, &call, at(0)) else { panic!("not taken") };
+        let mut commands = Commands::default();
+        commands.resume(before, at(0));
+        commands.progress(&mut station, before, 50, at(1_000));
+        assert_eq!(told(&mut station), [(IN_PROGRESS, 50)]);
+        let Called::New(next) = commands.call(&mut station, WHO, &call, at(2_000)) else { panic!("not taken") };
+        assert_ne!(next, before);
+    }
 }

@@ -70,7 +70,16 @@ struct Session {
     file: Arc<[u8]>,
     path: heapless::String<96>,
     used: At,
+    read: Option<Read>,
     burst: Option<Burst>,
+}
+
+/// A piece that was asked for and not sent yet.
+#[derive(Clone, Copy)]
+struct Read {
+    sequence: u16,
+    from: u32,
+    size: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -157,13 +166,13 @@ impl Ftp {
     pub fn request(&mut self, station: &mut Station, peer: Source, packet: &FILE_TRANSFER_PROTOCOL_DATA, tree: &mut dyn Tree, at: At) {
         let Some(request) = Request::read(&packet.payload) else {
             let head = (u16::from_le_bytes([packet.payload[0], packet.payload[1]]), packet.payload[2], packet.payload[3]);
-            return station.tell(reply(peer, head, NAK, 0, false, &[Fault::InvalidDataSize as u8]));
+            return station.answer(peer, reply(peer, head, NAK, 0, false, &[Fault::InvalidDataSize as u8]));
         };
         let head = (request.sequence, request.session, request.opcode);
         match self.answer(peer, &request, tree, at) {
-            Ok(Some(message)) => station.tell(message),
+            Ok(Some(message)) => station.answer(peer, message),
             Ok(None) => {}
-            Err(fault) => station.tell(reply(peer, head, NAK, request.offset, false, &[fault as u8])),
+            Err(fault) => station.answer(peer, reply(peer, head, NAK, request.offset, false, &[fault as u8])),
         }
     }
 
@@ -217,7 +226,7 @@ impl Ftp {
                 let place = self.free(peer, at).ok_or(Fault::NoSessions)?;
                 let len = u32::try_from(file.len()).map_err(|_| Fault::InvalidDataSize)?;
                 let path = heapless::String::try_from(path).map_err(|_| Fault::FileNotFound)?;
-                self.sessions[place] = Some(Session { peer, file, path, used: at, burst: None });
+                self.sessions[place] = Some(Session { peer, file, path, used: at, read: None, burst: None });
                 let session = place as u8;
                 Ok(Some(reply(peer, (request.sequence, session, OPEN_RO), ACK, 0, false, &len.to_le_bytes())))
             }
@@ -230,8 +239,9 @@ impl Ftp {
                 if from >= session.file.len() {
                     return Err(Fault::EndOfFile);
                 }
-                let to = session.file.len().min(from + request.size.min(most));
-                Ok(Some(reply(peer, head, ACK, request.offset, false, &session.file[from..to])))
+                // A piece of a file waits its turn behind the answers. Who asks again before it came wants the same or another one, not both.
+                session.read = Some(Read { sequence: request.sequence, from: request.offset, size: request.size.min(most) });
+                Ok(None)
             }
             BURST_READ => {
                 let place = self.place(peer, request.session).ok_or(Fault::InvalidSession)?;
@@ -269,11 +279,18 @@ impl Ftp {
         self.sessions.iter().position(own).or_else(|| self.sessions.iter().position(idle))
     }
 
-    /// The next packet of a burst, after everything else.
+    /// The next packet of a file, after everything else.
     pub fn next(&mut self, at: At) -> Option<MavMessage> {
         for step in 0..SESSIONS {
             let place = (self.turn + step) % SESSIONS;
             let Some(session) = &mut self.sessions[place] else { continue };
+            if let Some(read) = session.read.take() {
+                self.turn = (place + 1) % SESSIONS;
+                session.used = at;
+                let from = session.file.len().min(read.from as usize);
+                let to = session.file.len().min(from + read.size);
+                return Some(reply(session.peer, (read.sequence, place as u8, READ), ACK, read.from, false, &session.file[from..to]));
+            }
             let Some(burst) = &mut session.burst else { continue };
             self.turn = (place + 1) % SESSIONS;
             session.used = at;
@@ -301,7 +318,7 @@ impl Ftp {
 
     #[must_use]
     pub fn has_more(&self) -> bool {
-        self.sessions.iter().flatten().any(|session| session.burst.is_some())
+        self.sessions.iter().flatten().any(|session| session.burst.is_some() || session.read.is_some())
     }
 
     /// Paths that are open.
@@ -360,6 +377,13 @@ mod tests {
             }
         }
         assert_eq!(read, &tree.0[..]);
+        // A piece by itself waits behind everything else, once however often it is asked for.
+        for _ in 0..5 {
+            assert!(ask(&mut ftp, &mut tree, READ, 100, 50, &[]).is_none());
+        }
+        let Some(MavMessage::FILE_TRANSFER_PROTOCOL(piece)) = ftp.next(At::default()) else { panic!("no piece came") };
+        assert_eq!((piece.payload[3], piece.payload[4], &piece.payload[12..62]), (ACK, 50, &tree.0[100..150]));
+        assert!(ftp.next(At::default()).is_none());
         for opcode in 6..=13 {
             assert_eq!(ask(&mut ftp, &mut tree, opcode, 0, 2, b"/a").unwrap()[12], Fault::FileProtected as u8);
         }

@@ -4,6 +4,7 @@
 //! All numbers are REAL32. Of integers, ArduPilot's ground stations send the value and PX4's its bytes; a float is the same for both.
 
 use crate::link::dialect::{MavMessage, PARAM_EXT_ACK_DATA, PARAM_EXT_SET_DATA, PARAM_EXT_VALUE_DATA, PARAM_SET_DATA, PARAM_VALUE_DATA};
+use crate::link::frame::Source;
 use crate::link::standard::text_of;
 use crate::link::station::Station;
 
@@ -81,6 +82,15 @@ impl Params {
         PARAMS.iter().zip(&self.values).map(|((name, ..), value)| (*name, *value))
     }
 
+    /// Takes over what differs between `before` and `after`, and nothing else.
+    pub fn follow(&mut self, before: &Self, after: &Self) {
+        for (at, value) in self.values.iter_mut().enumerate() {
+            if before.values[at] != after.values[at] {
+                *value = after.values[at];
+            }
+        }
+    }
+
     /// # Errors
     /// No such parameter, or a value out of its range; nothing changes then.
     pub fn set(&mut self, name: &str, value: f32) -> Result<(), ParamError> {
@@ -147,19 +157,19 @@ impl Listing {
 }
 
 /// Answers a request for one parameter; of another's or unknown ones nothing is said, as the protocol has it.
-pub fn read(station: &mut Station, params: &Params, id: &str, index: i16, ext: bool) {
+pub fn read(station: &mut Station, peer: Source, params: &Params, id: &str, index: i16, ext: bool) {
     let at = match usize::try_from(index) {
         Ok(at) => Some(at).filter(|at| *at < COUNT + usize::from(ext)),
         Err(_) if ext && id == ASK => Some(COUNT),
         Err(_) => PARAMS.iter().position(|(name, ..)| *name == id),
     };
     if let Some(at) = at {
-        station.tell(if ext { params.ext_value(at) } else { params.value(at) });
+        station.answer(peer, if ext { params.ext_value(at) } else { params.value(at) });
     }
 }
 
 /// PARAM_SET: whether something changed. The value in force is told in any case.
-pub fn set(station: &mut Station, params: &mut Params, set: &PARAM_SET_DATA) -> bool {
+pub fn set(station: &mut Station, peer: Source, params: &mut Params, set: &PARAM_SET_DATA) -> bool {
     let name = text_of(&set.param_id);
     let before = *params;
     // An integer's bytes, from who doesn't heed the type that we declared: as a float they are next to nothing.
@@ -170,13 +180,13 @@ pub fn set(station: &mut Station, params: &mut Params, set: &PARAM_SET_DATA) -> 
     };
     let _ = params.set(name, value);
     if let Some(at) = PARAMS.iter().position(|(own, ..)| *own == name) {
-        station.tell(params.value(at));
+        station.answer(peer, params.value(at));
     }
     before != *params
 }
 
 /// PARAM_EXT_SET of a number: whether something changed. [`ASK`] is the caller's.
-pub fn set_ext(station: &mut Station, params: &mut Params, set: &PARAM_EXT_SET_DATA) -> bool {
+pub fn set_ext(station: &mut Station, peer: Source, params: &mut Params, set: &PARAM_EXT_SET_DATA) -> bool {
     let bytes: &[u8; 128] = &set.param_value;
     let word = [bytes[0], bytes[1], bytes[2], bytes[3]];
     let value = match set.param_type {
@@ -187,22 +197,18 @@ pub fn set_ext(station: &mut Station, params: &mut Params, set: &PARAM_EXT_SET_D
     };
     let before = *params;
     let result = if params.set(text_of(&set.param_id), value).is_ok() { ACCEPTED } else { UNSUPPORTED };
-    ack_ext(station, set, result);
+    ack_ext(station, peer, set, result);
     before != *params
 }
 
-fn ack_ext(station: &mut Station, set: &PARAM_EXT_SET_DATA, param_result: u8) {
-    station.tell(MavMessage::PARAM_EXT_ACK(PARAM_EXT_ACK_DATA {
-        param_id: set.param_id,
-        param_value: set.param_value,
-        param_type: set.param_type,
-        param_result,
-    }));
+fn ack_ext(station: &mut Station, peer: Source, set: &PARAM_EXT_SET_DATA, param_result: u8) {
+    let (param_id, param_value, param_type) = (set.param_id, set.param_value, set.param_type);
+    station.answer(peer, MavMessage::PARAM_EXT_ACK(PARAM_EXT_ACK_DATA { param_id, param_value, param_type, param_result }));
 }
 
 /// A part of a question in words, taken or not.
-pub fn ack_ask(station: &mut Station, set: &PARAM_EXT_SET_DATA, taken: bool) {
-    ack_ext(station, set, if taken { ACCEPTED } else { FAILED });
+pub fn ack_ask(station: &mut Station, peer: Source, set: &PARAM_EXT_SET_DATA, taken: bool) {
+    ack_ext(station, peer, set, if taken { ACCEPTED } else { FAILED });
 }
 
 #[cfg(test)]

@@ -20,6 +20,11 @@ const STALE: Duration = Duration::from_secs(30);
 pub const MAX_LINE: usize = 4_000;
 /// Texts that wait to go out.
 const LINES: usize = 8;
+/// Of them, notes: the other places are for answers.
+const NOTES: usize = 4;
+/// Writes to UHR_ASK that are known when they come again, and for how long: who hears no acknowledgement writes again.
+const WRITES: usize = 8;
+const AGAIN: Duration = Duration::from_secs(10);
 /// Severity INFO and WARNING.
 pub const INFO: u8 = 6;
 pub const WARNING: u8 = 4;
@@ -62,6 +67,21 @@ impl Voice {
             line.id = self.last_id;
         }
         self.lines.push_back(line).is_ok()
+    }
+
+    /// Says a note, which can be done without: `false` where answers need the places.
+    pub fn note(&mut self, severity: u8, text: std::fmt::Arguments<'_>) -> bool {
+        if self.lines.len() >= NOTES {
+            self.dropped += 1;
+            return false;
+        }
+        self.say(severity, text)
+    }
+
+    /// Whether [`Self::say`] has room.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        !self.lines.is_full()
     }
 
     /// The next chunk to go out.
@@ -108,10 +128,20 @@ struct Assembly {
     at: At,
 }
 
+/// A write to UHR_ASK that was taken.
+struct Write {
+    source: Source,
+    sum: u32,
+    /// A question by itself: written again it is asked again, and known by its words.
+    alone: bool,
+    at: At,
+}
+
 /// Texts that come in.
 #[derive(Default)]
 pub struct Words {
     open: heapless::Vec<Assembly, ASSEMBLIES>,
+    writes: heapless::Deque<Write, WRITES>,
     pub dropped: u64,
 }
 
@@ -190,12 +220,28 @@ impl Words {
         }
     }
 
-    /// A write to UHR_ASK; one that ends in `\` goes on in the next.
+    /// A write to UHR_ASK; one that ends in `\` goes on in the next. A part of a longer question that comes again within 10 s is the same part: its
+    /// acknowledgement was lost.
     pub fn write(&mut self, source: Source, value: &str, at: At) -> Part {
-        match value.strip_suffix('\\') {
+        let sum = crate::link::wire::crc32(value.as_bytes());
+        let same = |write: &&mut Write| (write.source, write.sum) == (source, sum) && !write.alone && at.since(write.at) < AGAIN;
+        if let Some(write) = self.writes.iter_mut().find(same) {
+            write.at = at;
+            return Part::More;
+        }
+        let goes_on = self.open.iter().any(|open| open.source == source && open.id == 0 && at.since(open.at) <= STALE);
+        let part = match value.strip_suffix('\\') {
             Some(part) => self.add(source, 0, part.as_bytes(), false, true, at),
             None => self.add(source, 0, value.as_bytes(), true, true, at),
+        };
+        if part != Part::Dropped {
+            if self.writes.is_full() {
+                self.writes.pop_front();
+            }
+            let alone = !goes_on && part != Part::More;
+            let _ = self.writes.push_back(Write { source, sum, alone, at });
         }
+        part
     }
 }
 
@@ -261,6 +307,21 @@ mod tests {
         let mut words = Words::default();
         assert_eq!(words.write(WHO, "how many \\", At::default()), Part::More);
         assert_eq!(words.write(WHO, "ships?", At::default()), Part::Whole(heapless::String::try_from("how many ships?").unwrap()));
+        // Written again, because the acknowledgement was lost: the same part.
+        for part in ["is there \\", "is there \\", "a runway \\", "is there \\"] {
+            assert_eq!(words.write(WHO, part, At::default()), Part::More);
+        }
+        let whole = "is there a runway or a road?";
+        assert_eq!(words.write(WHO, "or a road?", At::default()), Part::Whole(heapless::String::try_from(whole).unwrap()));
+        assert_eq!(words.write(WHO, "or a road?", At(Duration::from_secs(5))), Part::More);
+        // What is a question by itself is the same question again, and much later everything is new.
+        for _ in 0..2 {
+            assert_eq!(words.write(WHO, "why?", At::default()), Part::Whole(heapless::String::try_from("why?").unwrap()));
+        }
+        assert_eq!(
+            words.write(WHO, "or a road?", At(Duration::from_secs(20))),
+            Part::Whole(heapless::String::try_from("or a road?").unwrap())
+        );
         for round in 0..10_000_u32 {
             let source = Source { system: (round % 251) as u8, component: 1 };
             words.write(source, &format!("{}\\", "x".repeat(127)), At::default());
