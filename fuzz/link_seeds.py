@@ -123,7 +123,9 @@ def words():
     yield record(0, PAYLOADS[0], 2) + record(33, PAYLOADS[33], 2) + record(30, PAYLOADS[30], 2 | 8 * 20) + record(180, PAYLOADS[180], 2)
     yield record(323, ask("how many \\")) + record(323, ask("ships are there?")) + record(323, ask("and where?"), 4 | 8)
     yield record(253, text("uhr: is there a runway?")) + b"".join(record(253, text(part, 9, at)) for at, part in enumerate(["uhr: " + "a" * 45, "b" * 50, "c"]))
-    yield b"".join(record(385, bytes([at]) + query, 4 | 8) for at, query in enumerate(QUERIES)) + record(385, bytes([0x80]), 4)
+    # Each query is acknowledged; a source has four at once.
+    yield b"".join(record(385, bytes([at]) + query, 4 | 8) + record(385, bytes([0x80 | at]), 4) for at, query in enumerate(QUERIES))
+    yield b"".join(record(385, bytes([at]) + QUERIES[-1], 4) for at in range(6))
     yield b"".join(record(76, PAYLOADS[76], 4 | 8 * wait) for wait in (0, 9, 9, 9, 9, 9)) + record(76, struct.pack("<7fHBBB", 397, 0, 0, 0, 0, 0, 0, 512, 1, 191, 0))
     steps = [ftp(3, b"/answers"), ftp(4, b"/answers/1/answer.json"), ftp(5, size=212), ftp(15, size=212, offset=212), ftp(14, b"/general.json"), ftp(4, b"/answers/1/evidence.jpg"), ftp(13, b"/x"), ftp(1), ftp(2)]
     yield b"".join(record(110, step, 4) for step in steps)

@@ -4,8 +4,9 @@
 use mavlink_core::MAVLinkV2MessageRaw;
 use uhr_edge::link::clock::{At, Now};
 use uhr_edge::link::dialect::{
-    AUTOPILOT_VERSION_DATA, COMMAND_ACK_DATA, COMPONENT_INFORMATION_DATA, COMPONENT_METADATA_DATA, FILE_TRANSFER_PROTOCOL_DATA, HEARTBEAT_DATA,
-    MavMessage, ONBOARD_COMPUTER_STATUS_DATA, PARAM_EXT_ACK_DATA, PARAM_EXT_VALUE_DATA, PARAM_VALUE_DATA, PROTOCOL_VERSION_DATA, STATUSTEXT_DATA,
+    AUTOPILOT_VERSION_DATA, COMMAND_ACK_DATA, COMPONENT_INFORMATION_DATA, COMPONENT_METADATA_DATA, FILE_TRANSFER_PROTOCOL_DATA,
+    HEARTBEAT_DATA, MavMessage, ONBOARD_COMPUTER_STATUS_DATA, PARAM_EXT_ACK_DATA, PARAM_EXT_VALUE_DATA, PARAM_VALUE_DATA,
+    PROTOCOL_VERSION_DATA, STATUSTEXT_DATA,
 };
 use uhr_edge::link::frame::{self, Framer, Raw, Source};
 use uhr_edge::link::key::Key;
@@ -210,7 +211,8 @@ fn standard() -> Vec<(String, Source, MavMessage)> {
     let text = |text: &str, id, chunk_seq| MavMessage::STATUSTEXT(STATUSTEXT_DATA { severity: 6, text: text.into(), id, chunk_seq });
     let value = PARAM_VALUE_DATA { param_id: "UHR_TOKBUD".into(), param_value: 600.0, param_type: 9, param_count: 5, param_index: 0 };
     let ask = "UHR_ASK";
-    let ext = PARAM_EXT_VALUE_DATA { param_id: ask.into(), param_type: 11, param_count: 6, param_index: 5, ..PARAM_EXT_VALUE_DATA::DEFAULT };
+    let ext =
+        PARAM_EXT_VALUE_DATA { param_id: ask.into(), param_type: 11, param_count: 6, param_index: 5, ..PARAM_EXT_VALUE_DATA::DEFAULT };
     let ext_ack = PARAM_EXT_ACK_DATA { param_id: ask.into(), param_value: "why?".into(), param_type: 11, param_result: 0 };
     let mut payload = [0; 251];
     // Sequence 8, session 1, ACK of 5 bytes to READ, from byte 212.

@@ -173,8 +173,7 @@ fn a_million_mutated_packets_are_none_accepted() {
             }),
         })
         .collect();
-    let originals: Vec<Vec<u8>> =
-        (0_u64..).zip(&messages).map(|(at, message)| packet(Some(&mut ground), message, at as u8, at)).collect();
+    let originals: Vec<Vec<u8>> = (0_u64..).zip(&messages).map(|(at, message)| packet(Some(&mut ground), message, at as u8, at)).collect();
     let mut bytes: Vec<u8> = Vec::with_capacity(frame::MAX_PACKET);
     let (mut mutated, mut round, mut kinds) = (0, 0, [0_u64; 5]);
     let mut started = 0;
@@ -224,7 +223,10 @@ fn a_million_mutated_packets_are_none_accepted() {
     }
     // Not a byte more is held than after the first thousand, but for what `bytes` holds itself.
     let grown = LIVE.get() - started;
-    println!("{mutated} mutated packets (flipped, cut, of another key, stripped, unsigned: {kinds:?}): none accepted, heap grown by {grown} bytes, {:?}", board.station.counts());
+    println!(
+        "{mutated} mutated packets (flipped, cut, of another key, stripped, unsigned: {kinds:?}): none accepted, heap grown by {grown} bytes, {:?}",
+        board.station.counts()
+    );
     assert!(grown <= frame::MAX_PACKET as i64, "{grown} bytes");
     assert_eq!((board.served.open(), mutated), (0, MUTATED));
     let counts = board.station.counts();

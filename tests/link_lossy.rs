@@ -505,7 +505,12 @@ impl Chatter {
         payload[12..12 + data.len()].copy_from_slice(data);
         let (target_system, target_component) = (BOARD.system, BOARD.component);
         self.packet(
-            &MavMessage::FILE_TRANSFER_PROTOCOL(FILE_TRANSFER_PROTOCOL_DATA { target_network: 0, target_system, target_component, payload }),
+            &MavMessage::FILE_TRANSFER_PROTOCOL(FILE_TRANSFER_PROTOCOL_DATA {
+                target_network: 0,
+                target_system,
+                target_component,
+                payload,
+            }),
             ms,
         )
     }
@@ -535,7 +540,9 @@ impl Chatter {
             let Raw::V2(_) = raw else { continue };
             match raw.message() {
                 Some(MavMessage::PARAM_VALUE(_)) => self.params += 1,
-                Some(MavMessage::FILE_TRANSFER_PROTOCOL(packet)) if packet.payload[5] == 15 => self.file_bytes += u64::from(packet.payload[4]),
+                Some(MavMessage::FILE_TRANSFER_PROTOCOL(packet)) if packet.payload[5] == 15 => {
+                    self.file_bytes += u64::from(packet.payload[4])
+                }
                 _ => {}
             }
         }
@@ -556,7 +563,8 @@ fn first_words_arrive_within_three_seconds_and_the_share_is_kept_on_a_busy_line(
     let ground = station(GROUND, RATE, Box::<NoFloors>::default());
     let mut ground = Ground::new(ground, Some(BOARD), Session(1), Number(0), Duration::from_secs(600));
     let (mut waits, mut pictures, mut ms) = (Vec::new(), 0, 10_000_u64);
-    let fetch = |ground: &mut Ground, ms| ground.ask(&Query::Fetch(What { path: "/picture", from: 0, most: u16::MAX }), now(ms).at).unwrap();
+    let fetch =
+        |ground: &mut Ground, ms| ground.ask(&Query::Fetch(What { path: "/picture", from: 0, most: u16::MAX }), now(ms).at).unwrap();
     let mut picture = fetch(&mut ground, ms);
     for question in 0..20_u64 {
         let frames = heapless::Vec::new();

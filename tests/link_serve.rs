@@ -16,7 +16,8 @@ use uhr_edge::imaging::Reading;
 use uhr_edge::journal::{Desk, Filter, Outcome, QuestionEntry, QuestionState};
 use uhr_edge::link::clock::{At, Now};
 use uhr_edge::link::dialect::{
-    COMMAND_LONG_DATA, FILE_TRANSFER_PROTOCOL_DATA, MavMessage, PARAM_EXT_SET_DATA, PARAM_REQUEST_READ_DATA, PARAM_SET_DATA, STATUSTEXT_DATA,
+    COMMAND_LONG_DATA, FILE_TRANSFER_PROTOCOL_DATA, MavMessage, PARAM_EXT_SET_DATA, PARAM_REQUEST_READ_DATA, PARAM_SET_DATA,
+    STATUSTEXT_DATA,
 };
 use uhr_edge::link::frame::{self, Source};
 use uhr_edge::link::ground::{Ground, Told};
@@ -192,7 +193,8 @@ fn a_recorded_session_changes_nothing_before_and_after_a_restart() {
     let mut radio = Radio::new(&place);
     let (target_system, target_component) = (BOARD.system, BOARD.component);
     radio.set_budget(600.0);
-    let preset = COMMAND_LONG_DATA { command: 31_010, param1: 1.0, param2: 5.0, target_system, target_component, ..COMMAND_LONG_DATA::DEFAULT };
+    let preset =
+        COMMAND_LONG_DATA { command: 31_010, param1: 1.0, param2: 5.0, target_system, target_component, ..COMMAND_LONG_DATA::DEFAULT };
     radio.send(&MavMessage::COMMAND_LONG(preset));
     // What is told of it on the way: taken, so far, done.
     let mut acks = Vec::new();
@@ -406,7 +408,9 @@ fn by_ftp(place: &Place, path: &str) -> Vec<u8> {
                 radio.send(&packet);
             }
             match radio.hear() {
-                Some(MavMessage::FILE_TRANSFER_PROTOCOL(reply)) if reply.payload[..2] == (sequence + 1).to_le_bytes() => Some(reply.payload),
+                Some(MavMessage::FILE_TRANSFER_PROTOCOL(reply)) if reply.payload[..2] == (sequence + 1).to_le_bytes() => {
+                    Some(reply.payload)
+                }
                 _ => None,
             }
         })
