@@ -6,7 +6,8 @@
 Whole MAVLink packets are lost, doubled and held back, as a radio does it; bytes that are no packet pass as they are. SIGUSR1 stops the line for
 --pause seconds, and what is under way is lost. With --tell each packet that goes in is a line, `a 385 4 01020304`: the end, the message's number and,
 of a TUNNEL, the second byte of its payload and the next four, which are uhr-edge's kind and session. Ends with SIGTERM or SIGINT, and then prints a line of JSON: bytes and packets in each direction, and the
-most bytes that went in in any one and any ten seconds (of what was read late only what must have gone in within them).
+most bytes that went in in any one and any ten seconds (of what was read late only what must have gone in within them); and late_s, the longest
+that this machine gave it no time for.
 """
 
 import argparse
@@ -133,10 +134,11 @@ def main():
     signal.signal(signal.SIGUSR1, lambda *_: pauses.append(rules.pause))
     print("ready", flush=True)
     begun = time.monotonic()
-    now = 0.0
+    now, late = 0.0, 0.0
     while going:
         readable, _, _ = select.select([a, b], [], [], 0.005)
         looked, now = now, time.monotonic() - begun
+        late = max(late, now - looked)
         while pauses:
             stalls.append((now, pauses.pop()))
             for way, _ in ways.values():
@@ -156,7 +158,8 @@ def main():
                     way.totals["lost"] += 1
     os.unlink(rules.a)
     os.unlink(rules.b)
-    print(json.dumps({name: dict(way.totals, most_in_1_s=way.most[1], most_in_10_s=way.most[10]) for name, (way, _) in zip(("a_to_b", "b_to_a"), ways.values())}), flush=True)
+    counts = {name: dict(way.totals, most_in_1_s=way.most[1], most_in_10_s=way.most[10]) for name, (way, _) in zip(("a_to_b", "b_to_a"), ways.values())}
+    print(json.dumps(dict(counts, late_s=round(late, 3))), flush=True)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,14 @@ class Daemon:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def keeps_to(rate, counts, way="a_to_b"):
+    """Whether no second and no ten carried more than `rate` says, by what tools/lossy-serial counted. A machine that gives a process no time moves a packet by as long."""
+    slack = 1 + counts["late_s"]
+    most = counts[way]
+    assert most["most_in_1_s"] <= rate * slack and most["most_in_10_s"] <= 10 * rate, counts
+    print(f"most bytes {way} in 1 s {most['most_in_1_s']}, in 10 s {most['most_in_10_s']}, at {rate} bytes/s, on a machine that was late by {counts['late_s']} s at most", flush=True)
+
+
 def run(check):
     """Runs `check(binary)` with what the command line says; says how it ended."""
     import argparse
