@@ -39,13 +39,29 @@ pub struct Channel {
     count: u64,
     free_at_us: u64,
     stalls: Vec<(u64, u64)>,
+    noise: Vec<(u64, u64)>,
     /// Bytes that were put in.
     pub sent: u64,
+    /// When, and how many.
+    pub log: Vec<(u64, u64)>,
+    /// Packets that became noise.
+    pub garbled: u64,
 }
 
 impl Channel {
     pub fn new(rules: &Rules, seed: u64) -> Self {
-        Self { rules: *rules, random: Seeded(seed), under_way: BTreeMap::new(), count: 0, free_at_us: 0, stalls: Vec::new(), sent: 0 }
+        Self {
+            rules: *rules,
+            random: Seeded(seed),
+            under_way: BTreeMap::new(),
+            count: 0,
+            free_at_us: 0,
+            stalls: Vec::new(),
+            noise: Vec::new(),
+            sent: 0,
+            log: Vec::new(),
+            garbled: 0,
+        }
     }
 
     /// Nothing arrives in that time; what is under way arrives after it or is lost.
@@ -53,8 +69,28 @@ impl Channel {
         self.stalls.push((from, to));
     }
 
+    /// In that time every packet arrives as as many bytes of noise: the ends disagree about the baud rate.
+    pub fn noise(&mut self, from: u64, to: u64) {
+        self.noise.push((from, to));
+    }
+
+    /// The most bytes that were put in within `span`.
+    pub fn most_in(&self, span: u64) -> u64 {
+        let (mut most, mut sum, mut first) = (0, 0, 0);
+        for (at, len) in &self.log {
+            sum += len;
+            while self.log[first].0 + span <= *at {
+                sum -= self.log[first].1;
+                first += 1;
+            }
+            most = most.max(sum);
+        }
+        most
+    }
+
     pub fn send(&mut self, packet: &[u8], ms: u64) {
         self.sent += packet.len() as u64;
+        self.log.push((ms, packet.len() as u64));
         self.free_at_us = self.free_at_us.max(ms * 1_000) + packet.len() as u64 * 1_000_000 / self.rules.rate;
         let stalled = self.stalls.iter().any(|(from, to)| (*from..*to).contains(&ms));
         if stalled || self.random.below(1_000) < self.rules.loss {
@@ -66,7 +102,12 @@ impl Channel {
             let jitter = if self.rules.jitter_ms == 0 { 0 } else { self.random.below(self.rules.jitter_ms) };
             let at = self.free_at_us / 1_000 + self.rules.delay_ms + held + jitter;
             self.count += 1;
-            self.under_way.insert((at, self.count), packet.to_vec());
+            let mut bytes = packet.to_vec();
+            if self.noise.iter().any(|(from, to)| (*from..*to).contains(&ms)) {
+                self.garbled += 1;
+                bytes.iter_mut().for_each(|byte| *byte = self.random.next() as u8);
+            }
+            self.under_way.insert((at, self.count), bytes);
         }
     }
 

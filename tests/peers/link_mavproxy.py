@@ -1,4 +1,4 @@
-"""MAVProxy without a screen, signed, over UDP: asks by `long`, in words by `status_text`… as its own prompt allows, changes a parameter and reads the answer."""
+"""MAVProxy without a screen, signed, over UDP: asks by `long`, sees how far it is by `watch`, asks in words by `message`, changes a parameter and reads the answers."""
 
 import os
 import re
@@ -46,24 +46,45 @@ def check(binary):
                 assert time.time() < end, f"{pattern} never came"
                 lock.wait(0.5)
 
+    def acknowledged(here):
+        """What is said of a command until its end: results and percentages."""
+        acks = []
+        while not acks or acks[-1][0] != 0:
+            ack, here = wait(r"COMMAND_ACK \{.*command : 31010, result : (\d+), progress : (\d+)", here)
+            acks.append((int(ack[1]), int(ack[2])))
+        assert acks[0] == (5, 0) and acks[-1] == (0, 100), acks
+        return acks
+
     try:
         # Signing is set up without telling anybody: `signing key` has the passphrase's key for what goes out.
         time.sleep(3)
         tell(f"signing key {PASSPHRASE}")
         time.sleep(2)
+        tell("watch COMMAND_ACK")
+        asked = len(said)
         tell("long 31010 1 41 0 0 0 0 0")
-        found, at = wait(r"uhr (\d+): (.*)$")
+        found, at = wait(r"uhr (\d+): (.*)$", asked)
         number, answer = int(found[1]), found[2].rstrip()
         assert answer == daemon.answer(number) and daemon.questions()[0]["text"] == PRESETS[0]
-        wait(r"USER_1.*IN_PROGRESS|IN_PROGRESS.*USER_1|31010.*(IN_PROGRESS|5)")
-        print(f"command: answer {number}: {answer!r}", flush=True)
-        print("\n".join(said), flush=True)
+        print(f"command: answer {number}: {answer!r}, acknowledged {acknowledged(asked)}", flush=True)
+        asked = len(said)
+        tell("""message STATUSTEXT 6 "b'uhr: Is there a runway?'" 0 0""")
+        found, at = wait(r"uhr (\d+): (?!accepted|.* \d+ %$)(.*)$", asked)
+        number, answer = int(found[1]), found[2].rstrip()
+        assert answer == daemon.answer(number) and daemon.questions()[0]["text"] == "Is there a runway?"
+        print(f"words: answer {number}: {answer!r}", flush=True)
         tell("param set UHR_TOKBUD 600")
         time.sleep(3)
         tell("long 31010 2 42 0 0 0 0 0")
         found, at = wait(r"uhr (\d+): (.*)$", at)
         assert daemon.get(f"/api/answers/{found[1]}")["receipt"]["budget"]["total"] == 600
         print("parameter: UHR_TOKBUD = 600, and the answer's budget is 600", flush=True)
+        # How far it is, where that takes a while: a frame that is taken in for the question.
+        frame, asked = daemon.long_question(), len(said)
+        tell(f"long 31010 1 43 {frame} 0 0 0 0")
+        acks = acknowledged(asked)
+        assert any(result == 5 and 0 < percent < 100 for result, percent in acks), f"no progress: {acks}"
+        print(f"progress: {acks}", flush=True)
     except BaseException:
         print("\n".join(said), daemon.told(), sep="\n", flush=True)
         raise

@@ -1,11 +1,16 @@
-"""pymavlink over a pseudo-terminal, signed: asks by command and in words, changes a parameter, sees progress, fetches a picture by FTP."""
+"""pymavlink over a pseudo-terminal, signed: asks by command and in words, changes a parameter, sees progress, fetches the picture, the document and the component metadata by
+FTP; and what it sent, played back to a daemon that starts anew on the same journal, changes nothing."""
 
 import hashlib
 import io
+import json
 import os
+import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 os.environ["MAVLINK20"] = "1"
@@ -16,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from link.daemon import PASSPHRASE, PRESETS, ROOT, Daemon, free_port, run
 
 ACCEPTED, IN_PROGRESS = 0, 5
+USER_1, REQUEST_MESSAGE, COMPONENT_METADATA = 31010, 512, 397
 
 
 class Texts:
@@ -51,7 +57,7 @@ def await_text(link, begins, seconds=60, watch=None):
     raise AssertionError("no such text came")
 
 
-def ask_preset(link, preset, nonce):
+def ask_preset(link, preset, nonce, frame=0):
     """The answer, its number, and the percentages and results that were acknowledged on the way."""
     acks = []
 
@@ -59,7 +65,7 @@ def ask_preset(link, preset, nonce):
         if message.get_type() == "COMMAND_ACK" and message.command == 31010:
             acks.append((message.result, message.progress))
 
-    link.mav.command_long_send(1, 191, 31010, 0, preset, nonce, 0, 0, 0, 0, 0)
+    link.mav.command_long_send(1, 191, 31010, 0, preset, nonce, frame, 0, 0, 0, 0)
     text = await_text(link, lambda text: text.startswith("uhr ") and ": " in text, watch=watch)
     end = time.time() + 10
     while not any(result == ACCEPTED for result, _ in acks) and time.time() < end:
@@ -87,7 +93,8 @@ def check(binary):
 
         number, answer, acks = ask_preset(link, 1, 77)
         assert answer == daemon.answer(number), (answer, daemon.answer(number))
-        assert acks[0] == (IN_PROGRESS, 0) and acks[-1][0] == ACCEPTED, acks
+        # Taken, how far it is, done.
+        assert acks[0] == (IN_PROGRESS, 0) and acks[-1] == (ACCEPTED, 100), acks
         assert daemon.questions()[0]["text"] == PRESETS[0]
         again, same, _ = ask_preset(link, 1, 77)
         assert (again, same) == (number, answer) and len(daemon.questions()) == 1, "the same command ran twice"
@@ -129,19 +136,92 @@ def check(binary):
         print(f"parameters: {sorted(names)}; with UHR_TOKBUD = 600 the answer's budget is 600", flush=True)
 
         files = mavftp.MAVFTP(link, 1, 191)
-        local = daemon.folder / "evidence.jpg"
+
+        def get(path):
+            local = daemon.folder / "fetched"
+            local.unlink(missing_ok=True)
+            files.cmd_get([path, str(local)])
+            done = files.process_ftp_reply("OpenFileRO", timeout=120)
+            assert done.error_code == 0, (path, done.error_code)
+            return local.read_bytes()
+
+        assert json.loads(get(f"/answers/{last}/answer.json")) == daemon.get(f"/api/answers/{last}"), "the document is not HTTP's"
         begun = time.time()
-        files.cmd_get([f"/answers/{last}/evidence.jpg", str(local)])
-        done = files.process_ftp_reply("OpenFileRO", timeout=120)
-        assert done.error_code == 0, done.error_code
-        fetched = local.read_bytes()
+        fetched = get(f"/answers/{last}/evidence.jpg")
+        spent = time.time() - begun
+        picture = Image.open(io.BytesIO(fetched))
+        picture.load()
+
+        # Component metadata: what it is called, then what it says.
+        link.mav.command_long_send(1, 191, REQUEST_MESSAGE, 0, COMPONENT_METADATA, 0, 0, 0, 0, 0, 0)
+        # Which pymavlink 2.4.50 doesn't know: time, checksum, where.
+        about = link.recv_match(type=f"UNKNOWN_{COMPONENT_METADATA}", blocking=True, timeout=10)
+        file_crc, uri = struct.unpack("<4xI", about.data[10:18])[0], bytes(about.data[18:18 + 100])
+        assert uri.startswith(b"mftp:///general.json"), uri
+        checksum = lambda data: zlib.crc32(data, 0xFFFFFFFF) ^ 0xFFFFFFFF
+        general = get("/general.json")
+        assert checksum(general) == file_crc
+        kind, = [kind for kind in json.loads(general)["metadataTypes"] if kind["type"] == 1]
+        described = get(kind["uri"].removeprefix("mftp://"))
+        assert checksum(described) == kind["fileCrc"]
+        assert {entry["name"] for entry in json.loads(described)["parameters"]} == names
+        print(f"metadata: {len(names)} parameters described in {len(described)} bytes", flush=True)
+
+        # How far it is, where that takes a while: a frame that is taken in for the question.
+        _, _, acks = ask_preset(link, 1, 90, daemon.long_question())
+        percents = [percent for result, percent in acks[:-1]]
+        assert all(result == IN_PROGRESS for result, _ in acks[:-1]) and percents == sorted(percents) and acks[-1] == (ACCEPTED, 100), acks
+        assert any(0 < percent < 100 for percent in percents), f"no progress: {acks}"
+        print(f"progress: {acks}", flush=True)
+
+        # A session, recorded; what it sets is set to something else after it.
+        recorded, send = [], link.write
+
+        def record(data):
+            recorded.append(bytes(data))
+            send(data)
+
+        def budget_is(value):
+            found = link.recv_match(type="PARAM_VALUE", condition="PARAM_VALUE.param_id == 'UHR_TOKBUD'", blocking=True, timeout=2)
+            return found is not None and found.param_value == value
+
+        link.write = record
+        link.mav.param_set_send(1, 191, b"UHR_TOKBUD", 500, 9)
+        assert budget_is(500)
+        ask_preset(link, 1, 99)
+        set_words("Is there a road?")
+        await_text(link, lambda text: text.startswith("uhr ") and "accepted" not in text and "%" not in text and "queued" not in text)
+        assert len(recorded) >= 3
+        link.write = send
+        link.mav.param_set_send(1, 191, b"UHR_TOKBUD", 700, 9)
+        assert budget_is(700)
+        asked = len(daemon.questions())
+
+        def play():
+            for data in recorded:
+                link.write(data)
+            # Until something new is heard, so that all of it was looked at; after a start that may take 5 s.
+            end = time.time() + 30
+            link.mav.param_request_read_send(1, 191, b"UHR_TOKBUD", -1)
+            while not budget_is(700):
+                assert time.time() < end, "the setting is another, or nothing is heard"
+                link.mav.param_request_read_send(1, 191, b"UHR_TOKBUD", -1)
+            time.sleep(1)
+            assert len(daemon.questions()) == asked, "a recorded question was asked again"
+
+        play()
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.process.wait(30)
+        daemon.start()
+        play()
+        print(f"{len(recorded)} recorded packets changed nothing, before and after a start on the same journal", flush=True)
+
+        # This daemon has drawn nothing yet: the picture is drawn anew, and goes another way.
         reference = daemon.folder / "reference.jpg"
         subprocess.run([binary, "gcs", "fetch", "--link", f"udp:127.0.0.1:{port}", "--key", str(daemon.key), "--state", str(daemon.folder), str(last), "evidence", "--out", str(reference)], check=True, timeout=60, stdout=subprocess.PIPE)
         digest = hashlib.sha256(fetched).hexdigest()
         assert digest == hashlib.sha256(reference.read_bytes()).hexdigest()
-        picture = Image.open(io.BytesIO(fetched))
-        picture.load()
-        print(f"FTP: {len(fetched)} bytes in {time.time() - begun:.1f} s, {picture.size}, sha256 {digest[:16]}", flush=True)
+        print(f"FTP: {len(fetched)} bytes in {spent:.1f} s, {picture.size}, sha256 {digest[:16]}", flush=True)
     except BaseException:
         print(daemon.told(), flush=True)
         raise

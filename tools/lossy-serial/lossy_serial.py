@@ -3,8 +3,11 @@
 
     python3 tools/lossy-serial/lossy_serial.py --a /tmp/board --b /tmp/ground --loss 0.2 --duplicate 0.05 --reorder 0.1 --delay-ms 1000 --rate 5760
 
-Whole MAVLink packets are lost, doubled and held back, as a radio does it; bytes that are no packet pass as they are. Ends with SIGTERM or SIGINT, and
-then prints a line of JSON: bytes and packets in each direction, and the most bytes that went in in any one and any ten seconds.
+Whole MAVLink packets are lost, doubled and held back, as a radio does it; bytes that are no packet pass as they are. SIGUSR1 stops the line for
+--pause seconds, and what is under way is lost. With --tell each packet that goes in is a line, `a 385 4 01020304`: the end, the message's number and,
+of a TUNNEL, the second byte of its payload and the next four, which are uhr-edge's kind and session. Ends with SIGTERM or SIGINT, and then prints a line of JSON: bytes and packets in each direction, and the
+most bytes that went in in any one and any ten seconds (of what was read late only what must have gone in within them); and late_s, the longest
+that this machine gave it no time for.
 """
 
 import argparse
@@ -47,18 +50,21 @@ class Direction:
         self.totals = dict(packets=0, bytes=0, lost=0, doubled=0, held=0, noise=0)
         self.log, self.most = [], {1: 0, 10: 0}
 
-    def measure(self, now, size):
-        self.log.append((now, size))
+    def measure(self, now, looked, size):
+        """`size` bytes went in between `looked` and `now`."""
+        self.log.append((looked, size))
         self.log = [entry for entry in self.log if now - entry[0] < 10]
         for span in self.most:
             self.most[span] = max(self.most[span], sum(size for at, size in self.log if now - at < span))
 
-    def put(self, data, now, stalled):
-        self.measure(now, len(data))
+    def put(self, data, now, looked, stalled, tell):
+        self.measure(now, looked, len(data))
         self.buffer += data
         for packet in packets(self.buffer):
             rules, totals = self.rules, self.totals
             totals["packets"] += 1
+            if tell:
+                tell(packet)
             totals["bytes"] += len(packet)
             self.free_at = max(self.free_at, now) + len(packet) / rules.rate
             if stalled or self.random.random() < rules.loss:
@@ -84,6 +90,18 @@ class Direction:
             yield heapq.heappop(self.under_way)[2]
 
 
+def told(end):
+    """Says what a packet at `end` is."""
+
+    def tell(packet):
+        if packet[0] == 0xFD:
+            number = int.from_bytes(packet[7:10], "little")
+            payload = packet[15:10 + packet[1]] if number == 385 else b""
+            print(end, number, *([payload[1], payload[2:6].hex()] if len(payload) >= 6 else []), flush=True)
+
+    return tell
+
+
 def terminal(link):
     master, slave = os.openpty()
     tty.setraw(master, termios.TCSANOW)
@@ -102,6 +120,8 @@ def main():
     for name, usual in dict(loss=0.0, duplicate=0.0, reorder=0.0, noise=0.0, delay_ms=0.0, jitter_ms=0.0, rate=1e9).items():
         parser.add_argument("--" + name.replace("_", "-"), type=float, default=usual)
     parser.add_argument("--stall", default="", help="FROM:SECONDS after the start, several by commas: nothing passes")
+    parser.add_argument("--pause", type=float, default=60.0, help="seconds that the line stops for on SIGUSR1")
+    parser.add_argument("--tell", action="store_true", help="a line for each packet that goes in")
     parser.add_argument("--seed", type=int, default=1)
     rules = parser.parse_args()
     stalls = [tuple(map(float, stall.split(":"))) for stall in rules.stall.split(",") if stall]
@@ -110,15 +130,24 @@ def main():
     going = [True]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: going.clear())
+    pauses = []
+    signal.signal(signal.SIGUSR1, lambda *_: pauses.append(rules.pause))
     print("ready", flush=True)
     begun = time.monotonic()
+    now, late = 0.0, 0.0
     while going:
         readable, _, _ = select.select([a, b], [], [], 0.005)
-        now = time.monotonic() - begun
+        looked, now = now, time.monotonic() - begun
+        late = max(late, now - looked)
+        while pauses:
+            stalls.append((now, pauses.pop()))
+            for way, _ in ways.values():
+                way.totals["lost"] += len(way.under_way)
+                way.under_way.clear()
         stalled = any(start <= now < start + span for start, span in stalls)
         for end in readable:
             try:
-                ways[end][0].put(os.read(end, 4096), now, stalled)
+                ways[end][0].put(os.read(end, 4096), now, looked, stalled, told("ab"[end == b]) if rules.tell else None)
             except OSError:
                 pass
         for way, to in ways.values():
@@ -129,7 +158,8 @@ def main():
                     way.totals["lost"] += 1
     os.unlink(rules.a)
     os.unlink(rules.b)
-    print(json.dumps({name: dict(way.totals, most_in_1_s=way.most[1], most_in_10_s=way.most[10]) for name, (way, _) in zip(("a_to_b", "b_to_a"), ways.values())}), flush=True)
+    counts = {name: dict(way.totals, most_in_1_s=way.most[1], most_in_10_s=way.most[10]) for name, (way, _) in zip(("a_to_b", "b_to_a"), ways.values())}
+    print(json.dumps(dict(counts, late_s=round(late, 3))), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def free_port(kind=socket.SOCK_DGRAM):
 
 
 class Daemon:
-    """`lines`: each a line's address and whether it has the key."""
+    """`lines`: each a line's address, whether it has the key, and what else its table says."""
 
     def __init__(self, binary, lines):
         self.folder = Path(tempfile.mkdtemp(prefix="uhr-link-"))
@@ -36,9 +36,9 @@ class Daemon:
         profile = (ROOT / "firmware-config/host.toml").read_text()
         profile += f'\n[serve]\ncapture = ["{self.folder}/capture"]\nhttp = "127.0.0.1:{self.http}"\n'
         profile += f'\n[journal]\nfile = "{self.folder}/journal.sqlite"\n\n[link]\npresets = {json.dumps(PRESETS)}\n'
-        for address, keyed in lines:
+        for address, keyed, *more in lines:
             security = f'key-file = "{self.key}"' if keyed else "insecure = true"
-            profile += f'\n[[link.lines]]\nto = "{address}"\n{security}\n'
+            profile += "\n".join(["", "[[link.lines]]", f'to = "{address}"', security, *more, ""])
         (self.folder / "profile.toml").write_text(profile)
         self.log = open(self.folder / "log", "w+b")
         self.start()
@@ -63,6 +63,20 @@ class Daemon:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=10) as reply:
             return json.load(reply)
 
+    def long_question(self):
+        """Puts a frame before the daemon that isn't taken in yet, with work in front of it, and gives its number: what is asked about it takes a while, with shares to tell."""
+        before = {frame["id"] for frame in self.get("/api/frames")["frames"]}
+        for at in range(3):
+            body = json.dumps({"text": f"Work in front, part {at}.", "frames": ["newest"]}).encode()
+            urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{self.http}/api/questions", body, {"content-type": "application/json"}), timeout=10)
+        shutil.copy(ROOT / "samples/real.jpg", self.folder / "capture")
+        end = time.time() + 60
+        while not (new := [frame for frame in self.get("/api/frames")["frames"] if frame["id"] not in before]):
+            assert time.time() < end, "the frame is not seen"
+            time.sleep(0.05)
+        assert new[0]["state"] == "waiting", f"the frame was taken in before it was asked about: {new[0]}"
+        return new[0]["number"]
+
     def answer(self, number):
         """The text of an answer in the journal."""
         return self.get(f"/api/answers/{number}")["text"]
@@ -74,6 +88,14 @@ class Daemon:
         self.process.terminate()
         self.process.wait(30)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def keeps_to(rate, counts, way="a_to_b"):
+    """Whether no second and no ten carried more than `rate` says, by what tools/lossy-serial counted. A machine that gives a process no time moves a packet by as long."""
+    slack = 1 + counts["late_s"]
+    most = counts[way]
+    assert most["most_in_1_s"] <= rate * slack and most["most_in_10_s"] <= 10 * rate, counts
+    print(f"most bytes {way} in 1 s {most['most_in_1_s']}, in 10 s {most['most_in_10_s']}, at {rate} bytes/s, on a machine that was late by {counts['late_s']} s at most", flush=True)
 
 
 def run(check):
