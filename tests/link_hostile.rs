@@ -153,7 +153,6 @@ fn made_to_fit(bytes: &mut [u8]) {
 
 #[test]
 fn a_session_recorded_on_one_line_is_refused_on_the_other() {
-    let _alone = alone();
     let kept = Kept::default();
     let timestamps = Timestamps::open(Box::new(kept.clone())).unwrap();
     let line = |link| node(Some(Signing::sharing(key(), link, timestamps.clone())), false);

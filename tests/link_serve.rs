@@ -22,7 +22,7 @@ use uhr_edge::link::dialect::{
 use uhr_edge::link::frame::{self, Source};
 use uhr_edge::link::ground::{Ground, Told};
 use uhr_edge::link::key::Key;
-use uhr_edge::link::picture::{self, PictureKind};
+use uhr_edge::link::picture::{self, PictureKind, detail_bytes};
 use uhr_edge::link::sign::{NoFloors, Signing};
 use uhr_edge::link::station::{Station, tunnel};
 use uhr_edge::link::wire::{self, Asked, Header, Kind, Number, Piece, Query, Reply, Session, What};
@@ -364,7 +364,8 @@ fn a_question_is_run_once_whatever_starts_anew_and_its_picture_is_the_one_that_t
     let entry = &entries[0];
     let Some(Outcome::Answered { document }) = &entry.outcome else { panic!("{entry:?}") };
     let frame = daemon.desk.frame(&entry.frames[0]).unwrap().unwrap();
-    let drawn = picture::draw(&frame, document, PictureKind::Evidence, &desk::limits(), &Reading::default()).unwrap();
+    let detail = PictureKind::Evidence(detail_bytes(LinkAddress::Udp(place.socket.local_addr().unwrap()).usual_rate()));
+    let drawn = picture::draw(&frame, document, detail, &desk::limits(), &Reading::default()).unwrap();
     let path = format!("/answers/{}/evidence.jpg", entry.id);
     let mut fetched = Vec::new();
     loop {
