@@ -50,7 +50,7 @@ def check(binary):
         """What is said of a command until its end: results and percentages."""
         acks = []
         while not acks or acks[-1][0] != 0:
-            ack, here = wait(r"COMMAND_ACK \{.*command : 31010, result : (\d+), progress : (\d+)", here)
+            ack, here = wait(r"COMMAND_ACK \{.*command : 31010, result : (\d+), progress : (\d+)", here, 180)
             acks.append((int(ack[1]), int(ack[2])))
         assert acks[0] == (5, 0) and acks[-1] == (0, 100), acks
         return acks

@@ -97,7 +97,7 @@ def check(binary):
         # How far it is, where that takes a while: a frame that is taken in for the question. Its own plugins have no such command; the message tells.
         frame, before = daemon.long_question(), len(acked())
         command(1, 7, frame)
-        wait(lambda: any(result == 0 for result, _ in acked()[before:]))
+        wait(lambda: any(result == 0 for result, _ in acked()[before:]), 180)
         acks = acked()[before:]
         assert acks[0] == (5, 0) and any(result == 5 and 0 < percent < 100 for result, percent in acks), f"no progress: {acks}"
         print(f"progress: {acks}", flush=True)

@@ -57,7 +57,7 @@ def await_text(link, begins, seconds=60, watch=None):
     raise AssertionError("no such text came")
 
 
-def ask_preset(link, preset, nonce, frame=0):
+def ask_preset(link, preset, nonce, frame=0, seconds=60):
     """The answer, its number, and the percentages and results that were acknowledged on the way."""
     acks = []
 
@@ -66,7 +66,7 @@ def ask_preset(link, preset, nonce, frame=0):
             acks.append((message.result, message.progress))
 
     link.mav.command_long_send(1, 191, 31010, 0, preset, nonce, frame, 0, 0, 0, 0)
-    text = await_text(link, lambda text: text.startswith("uhr ") and ": " in text, watch=watch)
+    text = await_text(link, lambda text: text.startswith("uhr ") and ": " in text, seconds, watch)
     end = time.time() + 10
     while not any(result == ACCEPTED for result, _ in acks) and time.time() < end:
         message = link.recv_match(type="COMMAND_ACK", blocking=True, timeout=1)
@@ -168,7 +168,7 @@ def check(binary):
         print(f"metadata: {len(names)} parameters described in {len(described)} bytes", flush=True)
 
         # How far it is, where that takes a while: a frame that is taken in for the question.
-        _, _, acks = ask_preset(link, 1, 90, daemon.long_question())
+        _, _, acks = ask_preset(link, 1, 90, daemon.long_question(), 180)
         percents = [percent for result, percent in acks[:-1]]
         assert all(result == IN_PROGRESS for result, _ in acks[:-1]) and percents == sorted(percents) and acks[-1] == (ACCEPTED, 100), acks
         assert any(0 < percent < 100 for percent in percents), f"no progress: {acks}"

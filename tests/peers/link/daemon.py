@@ -41,7 +41,11 @@ class Daemon:
             profile += "\n".join(["", "[[link.lines]]", f'to = "{address}"', security, *more, ""])
         (self.folder / "profile.toml").write_text(profile)
         self.log = open(self.folder / "log", "w+b")
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.process.kill()
+            raise
 
     def start(self):
         self.process = subprocess.Popen([self.binary, "--profile", str(self.folder / "profile.toml"), "serve"], cwd=ROOT, stdout=self.log, stderr=self.log)
