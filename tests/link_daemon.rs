@@ -13,7 +13,7 @@ use desk::Worker;
 use mavlink_core::MAVLinkV2MessageRaw;
 use uhr_edge::config::{Link, LinkAddress, LinkLine};
 use uhr_edge::imaging::Reading;
-use uhr_edge::journal::{Desk, Filter};
+use uhr_edge::journal::{Desk, Filter, FrameState};
 use uhr_edge::link::clock::{At, Now};
 use uhr_edge::link::dialect::{
     COMMAND_LONG_DATA, MavMessage, PARAM_EXT_SET_DATA, PARAM_REQUEST_READ_DATA, PARAM_SET_DATA, STATUSTEXT_DATA,
@@ -186,6 +186,12 @@ impl Daemon {
         Arc::try_unwrap(self.said).map(|said| said.into_inner().unwrap()).unwrap_or_default()
     }
 
+    /// A frame that is ready, as if it had been taken in.
+    fn take_in(&self) {
+        let frame = desk::capture(&self.desk, &sample());
+        self.desk.journal().frame_is(frame, FrameState::Ready, None, None).unwrap();
+    }
+
     fn questions(&self) -> usize {
         self.desk.questions(&Filter::default()).unwrap().len()
     }
@@ -201,7 +207,7 @@ fn who_was_told_accepted_is_answered_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let mut ground = Ground::new(None);
     let daemon = Daemon::start(folder.path(), vec![ground.line()]);
-    desk::capture(&daemon.desk, &sample());
+    daemon.take_in();
     ground.await_beat();
     ground.send(&command(41.0));
     ground.await_ack(5);
@@ -243,7 +249,7 @@ fn a_command_of_before_a_restart_is_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let mut ground = Ground::new(None);
     let daemon = Daemon::start(folder.path(), vec![ground.line()]);
-    desk::capture(&daemon.desk, &sample());
+    daemon.take_in();
     ground.await_beat();
     ground.send(&command(41.0));
     ground.await_ack(5);
@@ -263,7 +269,7 @@ fn a_query_that_was_cancelled_is_accepted_again_while_it_is_worked_on() {
     let folder = tempfile::tempdir().unwrap();
     let mut ground = Ground::new(None);
     let daemon = Daemon::start(folder.path(), vec![ground.line()]);
-    desk::capture(&daemon.desk, &sample());
+    daemon.take_in();
     ground.await_beat();
     ground.send(&query(1, "why?"));
     ground.await_fragment(Kind::Accept);
@@ -323,7 +329,7 @@ fn a_recording_of_one_line_is_refused_on_every_other() {
     let mut grounds = [Ground::new(Some(&key)), Ground::new(Some(&key))];
     let lines = |grounds: &[Ground]| grounds.iter().map(|ground| LinkLine { key: Some(path.clone()), ..ground.line() }).collect();
     let daemon = Daemon::start(folder.path(), lines(&grounds));
-    desk::capture(&daemon.desk, &sample());
+    daemon.take_in();
     for ground in &mut grounds {
         ground.await_beat();
     }
