@@ -359,6 +359,10 @@ impl Node {
         if std::mem::take(&mut self.status_due) {
             return Some(self.status(now));
         }
+        // Few, of questions that were accepted: words aren't late because somebody reads parameters.
+        if let Some(message) = self.station.progress() {
+            return Some(message);
+        }
         if self.turn.replied {
             self.turn.replied = false;
             if let Some(message) = self.next_of_ours(now.at) {

@@ -123,7 +123,10 @@ fn header(asker: Asker, kind: Kind) -> Header {
 fn tell<T: serde::Serialize>(station: &mut Station, asker: Asker, kind: Kind, record: &T) {
     let mut data = [0; DATA];
     if let Ok(bytes) = wire::record(record, &mut data) {
-        station.tell_fragment(asker.source, header(asker, kind), bytes);
+        match kind {
+            Kind::Progress => station.tell_progress(asker.source, header(asker, kind), bytes),
+            _ => station.tell_fragment(asker.source, header(asker, kind), bytes),
+        }
     }
 }
 

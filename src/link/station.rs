@@ -15,6 +15,8 @@ use crate::units::BytesPerSecond;
 const CONTROL: usize = 48;
 /// Of them, replies to one peer: who asks faster than the line answers costs the others nothing.
 const CONTROL_A_PEER: usize = 12;
+/// Words of progress that wait, a question each.
+const PROGRESS: usize = 8;
 const HEARTBEAT: u32 = 0;
 const RADIO_STATUS: u32 = 109;
 
@@ -47,6 +49,8 @@ pub struct Station {
     sequence: u8,
     raw: MAVLinkV2MessageRaw,
     control: heapless::Deque<(Option<Source>, MavMessage), CONTROL>,
+    /// How far accepted questions are; nobody but who asked one can make any.
+    progress: heapless::Deque<MavMessage, PROGRESS>,
     counts: LinkCounts,
 }
 
@@ -69,6 +73,7 @@ impl Station {
             sequence: 0,
             raw: MAVLinkV2MessageRaw::new(),
             control: heapless::Deque::new(),
+            progress: heapless::Deque::new(),
             counts: LinkCounts::default(),
         }
     }
@@ -194,6 +199,18 @@ impl Station {
         self.answer(to, tunnel(to, header, data));
     }
 
+    /// Puts how far an accepted question is where it goes out before all replies; dropped where there is no room.
+    pub fn tell_progress(&mut self, to: Source, header: Header, data: &[u8]) {
+        if self.progress.push_back(tunnel(to, header, data)).is_err() {
+            self.counts.overflow += 1;
+        }
+    }
+
+    /// How far a question is.
+    pub fn progress(&mut self) -> Option<MavMessage> {
+        self.progress.pop_front()
+    }
+
     /// What waits to go out before all else.
     pub fn waiting(&mut self) -> Option<MavMessage> {
         self.control.pop_front().map(|(_, message)| message)
@@ -201,7 +218,7 @@ impl Station {
 
     #[must_use]
     pub fn has_waiting(&self) -> bool {
-        !self.control.is_empty()
+        !self.control.is_empty() || !self.progress.is_empty()
     }
 
     /// Whether a packet may go out now.
