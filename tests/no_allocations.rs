@@ -340,8 +340,9 @@ fn a_line_of_the_daemon_allocates_nothing_a_packet() {
 /// One test: what counts allocations must be alone.
 #[test]
 fn answers_and_packets_allocate_nothing() {
-    packets_allocate_nothing();
+    // First what takes some seconds: by the end of it the test harness's own thread waits and allocates no more.
     a_line_of_the_daemon_allocates_nothing_a_packet();
+    packets_allocate_nothing();
     answers_allocate_nothing(["vision = \"scripted\"", "language = \"gguf\""], ["scripted", "gguf"]);
     let device = ["vision = \"tensorrt\"\nshim = \"fake\"", "language = \"tensorrt\""];
     answers_allocate_nothing(device, ["tensorrt fake", "tensorrt fake"]);

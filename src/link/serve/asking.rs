@@ -98,10 +98,10 @@ impl Runner {
                 }
             }
             Wanted::Settings(setting) => {
-                if let Some((name, value)) = setting {
-                    if let Err(error) = self.node.params.set(&name, value) {
-                        return self.refuse(asker, "bad-setting", &error.to_string(), now);
-                    }
+                if let Some((name, value)) = setting
+                    && let Err(error) = self.node.params.set(&name, value)
+                {
+                    return self.refuse(asker, "bad-setting", &error.to_string(), now);
                 }
                 let all: serde_json::Map<_, _> = self.node.params.list().map(|(name, value)| (name.to_owned(), value.into())).collect();
                 let all = serde_json::Value::Object(all);
