@@ -192,6 +192,8 @@ class Theirs:
         )  # fmt: skip
         logits = torch.stack(out.logits)[:, 0]
         answer = logits.argmax(-1).tolist()
+        if len(answer) < NEW or 1 in answer:
+            raise TooClose(f"an answer of {len(answer)} tokens")
         best = logits.topk(2).values
         gaps.add("answer", float(((best[:, 0] - best[:, 1]) / logits.std(-1)).min()))
         return SimpleNamespace(seen=seen, ids=ids[0].tolist(), answer=answer, text=tokenizer.decode(answer), gaps=gaps)
@@ -297,8 +299,11 @@ def compress(binary, work, made):
     return out
 
 
-def ask(binary, package, frame):
-    command = [binary, "--profile", "host", "--model", str(package), "--json", "ask", str(frame), QUESTION, "--policy", "released", "--budget", ",".join(map(str, BUDGETS))]
+def ask(binary, work, package, frame):
+    """The answer's document, under the host's profile with room for the longer answer."""
+    profile = work / "host.toml"
+    profile.write_text((ROOT / "firmware-config/host.toml").read_text().replace("max-new-tokens = 32", f"max-new-tokens = {NEW}"))
+    command = [binary, "--profile", str(profile), "--model", str(package), "--json", "ask", str(frame), QUESTION, "--policy", "released", "--budget", ",".join(map(str, BUDGETS))]
     command += ["--clusters", str(CLUSTERS), "--seed", str(UHR_SEED), "--max-new", str(NEW)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -330,7 +335,7 @@ def main():
         print(f"draw {seed}: closest comparisons {golden['closest']}")
         same = compress(args.binary, work, made) == wanted
         print(f"compress on their rows and scores: {'the same tokens' if same else 'OTHER tokens'}")
-        found = ask(args.binary, package, args.out / "frame.png")
+        found = ask(args.binary, work, package, args.out / "frame.png")
     counts = [(view["kept"], view["merged"]) for view in found["receipt"]["budget"]["per_view"]]
     wanted_counts = [(sum(not t["merged"] for t in view), sum(t["merged"] for t in view)) for view in wanted]
     print(f"ask: kept and merged tokens {counts}, theirs {wanted_counts}")
