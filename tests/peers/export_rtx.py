@@ -1,7 +1,7 @@
 """TensorRT-RTX's own parser and builder, on the CPU, over every graph that tools/export writes for TensorRT: built ahead of time for SM 8.6 (the A6000).
 
-The encoder is CLIP-L whole, the decoder has Qwen2-7B's widths (two layers, three for the anchor pass), weights are drawn. `--vocab` is Qwen2-7B's own by hand;
-here the output head, one product of f16, is smaller. Nothing is run: that takes a GPU.
+The encoder is CLIP-L whole, the decoder has Qwen2-7B's widths and two layers, weights are drawn. The output head, one product
+of f16, is smaller than Qwen2-7B's 152,064 words, which `--vocab` gives by hand. Nothing is run: that takes a GPU.
 """
 
 import argparse
@@ -21,7 +21,8 @@ import drawn
 import vision
 from graph import Shared
 
-PACKAGES = ["tensorrt_rtx_cu12_libs==1.7.1.9", "tensorrt_rtx_cu12==1.7.1.9"]
+PACKAGES = ["tensorrt_rtx_cu12_libs==1.7.1.116", "tensorrt_rtx_cu12_bindings==1.7.1.116"]
+LAYERS = 2
 # Least, usual and largest of each dynamic dimension, as the profiles bind them.
 DIMS = {"n": (1, 4, 4), "rows": (1, 512, 512), "cache": (1, 3072, 12288), "looking": (1, 1, 256), "visual": (1, 2304, 2304), "clusters": (1, 600, 600), "tokens": (1, 3000, 11100)}
 
@@ -29,39 +30,33 @@ DIMS = {"n": (1, 4, 4), "rows": (1, 512, 512), "cache": (1, 3072, 12288), "looki
 def load(cache):
     """The library, from the pinned wheels, which nothing else here needs."""
     folder = cache / "tensorrt-rtx"
-    if not (folder / "tensorrt_rtx").is_dir():
+    if not (folder / "tensorrt_rtx_bindings").is_dir():
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", str(folder), *PACKAGES], check=True)
     sys.path.insert(0, str(folder))
-    import tensorrt_rtx
+    import tensorrt_rtx_bindings
 
-    return tensorrt_rtx
+    return tensorrt_rtx_bindings
 
 
 def graphs(folder, vocab):
-    """(name, path) of every graph, one after another, so that the disk holds one at a time."""
+    """(name, what makes it) of every graph; the decoder's three share a file of weights."""
     half, opset = np.float16, decoder.OPSET
     tower = drawn.tower(drawn.Sizes(**drawn.CLIP_L), 1)
-    sizes = drawn.Sizes(**drawn.QWEN2_7B | {"layers": 2, "vocab": vocab})
-    small = drawn.decoder(sizes, 1)
+    sizes = drawn.Sizes(**drawn.QWEN2_7B | {"layers": LAYERS, "vocab": vocab})
+    small, shared = drawn.decoder(sizes, 1), Shared(folder / "decoder.weights")
     pairs = lambda prefix, widths: list(zip(*[iter(drawn.mlp(prefix, widths, 1).values())] * 2))
-
-    def made(name, graph):
-        path = folder / f"{name}.onnx"
-        graph.save(path)
-        return name, path
-
-    yield made("encoder", vision.encoder(tower, opset, half, half))
-    yield made("projector", vision.mlp(pairs("p", [tower.hidden, sizes.hidden, sizes.hidden]), ("features", "rows"), opset, half, (half, np.float32)))
-    yield made("token_mlp", vision.mlp(pairs("t", [sizes.hidden] * 3), ("tokens", "refined"), opset, half, (half, np.float32)))
-    shared = Shared(folder / "decoder.weights")
-    yield made("prefill", decoder.run(small, shared))
-    yield made("step", decoder.run(small, shared, rows=1))
-    yield made("anchor", decoder.anchor(small, 2, shared))
-    shared.close()
+    made = {
+        "encoder": lambda: vision.encoder(tower, opset, half, half),
+        "projector": lambda: vision.mlp(pairs("p", [tower.hidden, sizes.hidden, sizes.hidden]), ("features", "rows"), opset, half, (half, np.float32)),
+        "token_mlp": lambda: vision.mlp(pairs("t", [sizes.hidden] * 3), ("tokens", "refined"), opset, half, (half, np.float32)),
+        "prefill": lambda: decoder.run(small, shared),
+        "step": lambda: decoder.run(small, shared, rows=1),
+        "anchor": lambda: decoder.anchor(small, LAYERS, shared),
+        "merge": lambda: cluster.merge(sizes.hidden),
+    }
     for width in (tower.hidden, sizes.hidden):
-        yield made(f"kmeans_{width}", cluster.kmeans(width))
-        yield made(f"centres_{width}", cluster.centres(width))
-    yield made("merge", cluster.merge(sizes.hidden))
+        made |= {f"kmeans_{width}": lambda width=width: cluster.kmeans(width), f"centres_{width}": lambda width=width: cluster.centres(width)}
+    return made
 
 
 def build(trt, path):
@@ -105,9 +100,11 @@ def main():
     print(f"TensorRT-RTX {trt.__version__}, for SM 8.6")
     print("| graph | ONNX and weights MiB | engine MiB | seconds |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for name, path in graphs(Path(folder), args.vocab):
+        for name, make in graphs(Path(folder), args.vocab).items():
             if args.only and name not in args.only:
                 continue
+            path = Path(folder) / f"{name}.onnx"
+            make().save(path)
             begun = time.monotonic()
             size, said = build(trt, path)
             weights = path.stat().st_size + (path.with_name("decoder.weights").stat().st_size if name in ("prefill", "step", "anchor") else 0)

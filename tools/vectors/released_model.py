@@ -39,7 +39,7 @@ MEAN, STD = [0.48, 0.46, 0.408], [0.27, 0.26, 0.28]
 SIZES = drawn.Sizes(
     image=56, vision_hidden=32, vision_layers=3, vision_heads=4, vision_ffn=64, layers=3, heads=4, kv_heads=2, head_dim=16, ffn=128, vocab=256, context=512,
 )  # fmt: skip
-LEAST = {"centres": 1e-3, "regions": 3e-3, "mean": 3e-3, "order": 3e-3, "answer": 1e-2}
+LEAST = {"centres": 4e-4, "regions": 2e-3, "mean": 2e-3, "order": 2e-3, "answer": 5e-3}
 DRAWS = 4000
 
 
@@ -221,18 +221,20 @@ class Gaps:
             self.add(kind, float((np.diff(values) / values[1:]).min()))
 
     def selection(self, scores_by_view):
-        """Regions by their means, tokens against their region's mean, kept tokens among themselves."""
-        for scores in scores_by_view.values():
+        """Regions by their means, tokens against their region's mean, kept tokens among themselves: as far as the budget reaches."""
+        for scores, budget in zip(scores_by_view.values(), BUDGETS):
             scores = scores.reshape(-1).double().numpy()
             labels = self.labels[len(scores)]
-            means = []
-            for label in np.unique(labels):
-                region = scores[labels == label]
-                means.append(region.mean())
+            regions = sorted((scores[labels == label] for label in np.unique(labels)), key=lambda region: -region.mean())
+            reached, used = 0, 0
+            while used < budget and reached < len(regions):
+                region = regions[reached]
                 if len(region) > 1:
                     self.add("mean", float((np.abs(region - region.mean()) / region.mean()).min()))
-                self.neighbours("order", region[region > region.mean()])
-            self.neighbours("regions", means)
+                kept = region[region > region.mean()]
+                self.neighbours("order", kept)
+                used, reached = used + len(kept) + 1, reached + 1
+            self.neighbours("regions", [region.mean() for region in regions[: reached + 1]])
 
 
 class Watch:
