@@ -31,10 +31,10 @@ import drawn
 import export
 
 VIEWS, BUDGETS, CLUSTERS, ITERATIONS, NEW, UHR_SEED = [112, 224], [20, 70], 12, 10, 64, 0
-FRAME = (224, 168)
+# Square: their code pads before it resizes, uhr-edge resizes and pads, so that rows beside the padding differ.
+FRAME = (224, 224)
 QUESTION = "how many ships are there?"
 PROMPT_WORDS = ["system", "You", "are", "a", "helpful", "assistant.", "user", "assistant", *QUESTION.split()]
-# Sides that the padding's colour is the same for, rounded or cut off.
 MEAN, STD = [0.48, 0.46, 0.408], [0.27, 0.26, 0.28]
 SIZES = drawn.Sizes(
     image=56, vision_hidden=32, vision_layers=3, vision_heads=4, vision_ffn=64, layers=3, heads=4, kv_heads=2, head_dim=16, ffn=128, vocab=256, context=512,
@@ -107,9 +107,12 @@ def draw_checkpoint(folder, seed):
     plain, half = drawn.Tensors.__call__, lambda self, name, shape: plain(self, name, shape).astype(np.float16).astype(np.float32)
 
     def louder(self, name, shape):
-        """Attention that looks somewhere, and answers that are sure."""
+        """Attention that looks somewhere, and answers that are sure and don't end."""
         factor = 1.5 if "q_proj.weight" in name or "k_proj.weight" in name else 4 if "lm_head" in name else 1
-        return (half(self, name, shape) * factor).astype(np.float16).astype(np.float32)
+        values = (half(self, name, shape) * factor).astype(np.float16).astype(np.float32)
+        if "lm_head" in name:
+            values[:3] = 0
+        return values
 
     drawn.Tensors.__call__ = louder
     try:
