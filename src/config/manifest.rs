@@ -312,26 +312,36 @@ impl Shared<'_> {
     }
 }
 
-/// Every file of `dir` is listed with its digest, and every listed file is there.
+/// Every file of `dir`, and of the folders in it, is listed with its digest, and every listed file is there.
 fn check_files(dir: &Path, path: &Path, listed: &BTreeMap<String, String>) -> Result<(), ConfigError> {
     let read = |path: &Path| {
         let path = path.to_owned();
         move |source| ConfigError::Read { path, source }
     };
+    let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(read(dir))? {
         let entry = entry.map_err(read(dir))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name != "model.toml" && !listed.contains_key(&name) {
-            return Err(ConfigError::Unlisted { path: path.to_owned(), file: name });
+        if !entry.file_type().map_err(read(dir))?.is_dir() {
+            found.push(name);
+            continue;
+        }
+        for inner in std::fs::read_dir(entry.path()).map_err(read(dir))? {
+            found.push(format!("{name}/{}", inner.map_err(read(dir))?.file_name().to_string_lossy()));
         }
     }
+    if let Some(file) = found.into_iter().find(|name| name != "model.toml" && !listed.contains_key(name)) {
+        return Err(ConfigError::Unlisted { path: path.to_owned(), file });
+    }
     for (name, wanted) in listed {
-        if Path::new(name).file_name().is_none_or(|plain| plain != name.as_str()) {
+        let parts = name.split('/').collect::<Vec<_>>();
+        let plain = |part: &&str| Path::new(part).file_name().is_some_and(|plain| plain == *part);
+        if parts.len() > 2 || !parts.iter().all(plain) {
             return Err(ConfigError::Value {
                 path: path.to_owned(),
                 key: "files",
                 found: name.clone(),
-                wanted: "a plain name in the package's own folder".into(),
+                wanted: "a plain name in the package's own folder, or in a folder in it".into(),
             });
         }
         let file = dir.join(name);
