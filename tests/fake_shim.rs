@@ -107,7 +107,10 @@ fn engines_left_to_what_is_there_say_which_they_are() {
         (engines, String::from_utf8(output.stderr).unwrap())
     };
     let (there, _) = chosen(["auto", "auto"], "fake");
-    assert_eq!((&there["chosen"], &there["encoder"], &there["decoder"]), (&"TensorRT".into(), &"tensorrt fake".into(), &"tensorrt fake".into()));
+    assert_eq!(
+        (&there["chosen"], &there["encoder"], &there["decoder"]),
+        (&"TensorRT".into(), &"tensorrt fake".into(), &"tensorrt fake".into())
+    );
     let missing = folder.path().join("libuhr_shim.so");
     let (cpu, said) = chosen(["auto", "auto"], path(&missing));
     let words = cpu["chosen"].as_str().unwrap();

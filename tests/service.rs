@@ -505,9 +505,13 @@ fn all(journal: &Journal) -> Vec<QuestionEntry> {
 fn posted(address: &str, text: &str) -> Option<u64> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-    let body = json!({"text": text}).to_string();
+    let body = json!({"text": text, "frames": ["newest"]}).to_string();
     let length = body.len();
-    write!(stream, "POST /api/questions HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}").ok()?;
+    write!(
+        stream,
+        "POST /api/questions HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;

@@ -163,7 +163,8 @@ pub fn run(args: &BatchArgs, cli: &Cli) -> Result<(), CliError> {
     let mut tally = Tally::default();
     for path in &frames {
         let frame = path.to_string_lossy();
-        let left: Vec<&String> = questions.iter().filter(|question| !done.pairs.contains(&(frame.to_string(), (*question).clone()))).collect();
+        let left: Vec<&String> =
+            questions.iter().filter(|question| !done.pairs.contains(&(frame.to_string(), (*question).clone()))).collect();
         let before = questions.len() - left.len();
         tally.before += before;
         bar.inc(before as u64);

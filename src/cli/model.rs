@@ -89,7 +89,8 @@ fn print(found: &Verified) -> String {
     let [encoder, projector, decoder] = &found.engines;
     let _ = writeln!(text, "{}, {}: every file has its digest, every tensor its shape", found.model, found.licence);
     let _ = writeln!(text, "encoder {encoder}\nprojector {projector}\ndecoder {decoder}");
-    let _ = writeln!(text, "memory under profile {}: {:.0} of {:.0} MiB", found.profile, found.planned_bytes.mib(), found.limit_bytes.mib());
+    let _ =
+        writeln!(text, "memory under profile {}: {:.0} of {:.0} MiB", found.profile, found.planned_bytes.mib(), found.limit_bytes.mib());
     let _ = match &found.self_test {
         Some(tokens) => writeln!(text, "self-test: the {} tokens it should", tokens.len()),
         None => writeln!(text, "self-test: none in the package, so nothing says that its answers are what they were"),

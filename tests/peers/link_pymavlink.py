@@ -80,7 +80,7 @@ def check(binary):
     pty = subprocess.Popen([sys.executable, str(ROOT / "tools/lossy-serial/lossy_serial.py"), "--a", f"/tmp/uhr-a-{os.getpid()}", "--b", f"/tmp/uhr-b-{os.getpid()}", "--rate", "5760"], stdout=subprocess.PIPE, text=True)
     assert pty.stdout.readline().strip() == "ready"
     port = free_port()
-    daemon = Daemon(binary, [(f"serial:/tmp/uhr-a-{os.getpid()}:57600", True), (f"udp:127.0.0.1:{port}", True)])
+    daemon = Daemon(binary, [(f"serial:/tmp/uhr-a-{os.getpid()}:57600", True), (f"udp:127.0.0.1:{port}", True, "bytes-per-s = 1152")])
     try:
         link = mavutil.mavlink_connection(f"/tmp/uhr-b-{os.getpid()}", baud=57600, source_system=255, source_component=190, dialect="common")
         # Without the key nothing is answered.
