@@ -13,7 +13,7 @@ use crate::units::BytesPerSecond;
 
 /// Packets that wait to go out before anything else. More are dropped, and counted: whoever asked asks again.
 const CONTROL: usize = 48;
-/// Of them, replies to one peer: who asks faster than the line answers costs the others nothing.
+/// Of them, replies to one peer, and as many fragments: who asks faster than the line answers costs the others nothing.
 const CONTROL_A_PEER: usize = 12;
 /// Words of progress that wait, a question each.
 const PROGRESS: usize = 8;
@@ -48,11 +48,14 @@ pub struct Station {
     pub own: Source,
     sequence: u8,
     raw: MAVLinkV2MessageRaw,
-    control: heapless::Deque<(Option<Source>, MavMessage), CONTROL>,
+    control: heapless::Deque<(Option<Reply>, MavMessage), CONTROL>,
     /// How far accepted questions are; nobody but who asked one can make any.
     progress: heapless::Deque<MavMessage, PROGRESS>,
     counts: LinkCounts,
 }
+
+/// To whom, and whether it is a fragment: who reads parameters all the time is told all the same that a question was accepted.
+type Reply = (Source, bool);
 
 /// A packet that was let in.
 pub struct Heard {
@@ -174,15 +177,19 @@ impl Station {
 
     /// Puts a reply to `peer` where it goes out next; dropped where there is no room, or where that many wait for this peer already.
     pub fn answer(&mut self, peer: Source, message: MavMessage) {
-        let own = self.control.iter().filter(|(to, _)| *to == Some(peer)).count();
+        self.reply((peer, false), message);
+    }
+
+    fn reply(&mut self, to: Reply, message: MavMessage) {
+        let own = self.control.iter().filter(|(other, _)| *other == Some(to)).count();
         if own >= CONTROL_A_PEER {
             self.counts.overflow += 1;
             return;
         }
-        self.put(Some(peer), message);
+        self.put(Some(to), message);
     }
 
-    fn put(&mut self, to: Option<Source>, message: MavMessage) {
+    fn put(&mut self, to: Option<Reply>, message: MavMessage) {
         if self.control.push_back((to, message)).is_err() {
             self.counts.overflow += 1;
         }
@@ -196,7 +203,7 @@ impl Station {
 
     /// Puts a fragment where it goes out next.
     pub fn tell_fragment(&mut self, to: Source, header: Header, data: &[u8]) {
-        self.answer(to, tunnel(to, header, data));
+        self.reply((to, true), tunnel(to, header, data));
     }
 
     /// Puts how far an accepted question is where it goes out before all replies; dropped where there is no room.
