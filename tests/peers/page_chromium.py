@@ -69,7 +69,7 @@ class Page:
         self.page.press("#question", "Enter")
 
     def shot(self, folder, name, **options):
-        self.page.mouse.move(5, 5)
+        self.page.mouse.move(5, 60)
         self.page.screenshot(path=str(folder / f"{name}.png"), **options)
 
     def check(self):
@@ -97,7 +97,7 @@ def wide(browser, daemon, shots):
     # A row of the evidence leads to its box.
     box = daemon.get(f"/api/answers/{page.evaluate('new URLSearchParams(location.hash.slice(1)).get(`question`)')}")["receipt"]["evidence"][0]
     page.click("#evidence button >> nth=0")
-    own.until(f"Math.abs(uhrViewer.at.x - {box['x'] + box['w'] / 2}) < 2 && Math.abs(uhrViewer.at.y - {box['y'] + box['h'] / 2}) < 2", "the box", 5)
+    own.until(f"Math.abs(uhrViewer.at.x - {box['x'] + box['w'] / 2}) < 2 && Math.abs(uhrViewer.at.y - {box['y'] + box['h'] / 2}) < 2", "the box", 60)
     shown = page.evaluate(f"Math.max({box['w']} * uhrViewer.at.scale / uhrViewer.width, {box['h']} * uhrViewer.at.scale / uhrViewer.height)")
     assert 0.2 < shown < 0.5, shown
     own.settled()
@@ -121,12 +121,12 @@ def wide(browser, daemon, shots):
     page.focus("#canvas")
     scale = page.evaluate("uhrViewer.at.scale")
     page.keyboard.press("+")
-    own.until(f"uhrViewer.at.scale > {scale} * 1.4", "zoom by key", 5)
+    own.until(f"uhrViewer.at.scale > {scale} * 1.4", "zoom by key", 60)
     x = page.evaluate("uhrViewer.at.x")
     page.keyboard.press("ArrowRight")
     assert page.evaluate("uhrViewer.at.x") > x
     page.keyboard.press("1")
-    own.until("Math.abs(uhrViewer.at.scale * devicePixelRatio - 1) < 1e-6", "1:1 by key", 5)
+    own.until("Math.abs(uhrViewer.at.scale * devicePixelRatio - 1) < 1e-6", "1:1 by key", 60)
     page.keyboard.press("0")
     reached = set()
     page.evaluate("document.activeElement.blur()")
@@ -140,20 +140,20 @@ def wide(browser, daemon, shots):
     # The history finds it.
     page.click("#tab-history")
     page.fill("#search", "yellow")
-    own.until("document.querySelectorAll('#history-list li').length === 1", "one question", 5)
+    own.until("document.querySelectorAll('#history-list li').length === 1", "one question", 60)
     page.fill("#search", "purple")
-    own.until("document.querySelectorAll('#history-list li').length === 0", "no question", 5)
+    own.until("document.querySelectorAll('#history-list li').length === 0", "no question", 60)
     page.fill("#search", "")
-    own.until("document.querySelectorAll('#history-list li').length === 1", "one question", 5)
+    own.until("document.querySelectorAll('#history-list li').length === 1", "one question", 60)
     own.shot(shots, "page-1280-history")
     page.click("#history-list button")
     own.answered()
     # Reloaded in the middle of an answer, it goes on.
     own.ask()
-    own.until("document.getElementById('progress').textContent.endsWith('…')", "work", 20)
+    own.until("document.getElementById('progress').textContent.endsWith('…')", "work", 60)
     asked = page.evaluate("location.hash")
     page.reload()
-    own.until("document.getElementById('asked').textContent !== ''", "the question after the reload", 20)
+    own.until("document.getElementById('asked').textContent !== ''", "the question after the reload", 60)
     early = page.evaluate("document.getElementById('progress').textContent")
     own.answered()
     assert page.inner_text("#text") == answer and page.evaluate("location.hash") == asked
@@ -188,15 +188,15 @@ def token(browser, binary, folder):
     inner.mkdir()
     with Daemon(binary, inner, "--token", word) as daemon:
         own = Page(browser, daemon.address, 1280, 800)
-        own.until("document.getElementById('token').open", "the dialog", 20)
+        own.until("document.getElementById('token').open", "the dialog", 60)
         own.page.fill("#token-text", "a-long-and-wrong-word")
         own.page.keyboard.press("Enter")
-        own.until("document.getElementById('token').open && !document.getElementById('token-note').hidden", "the dialog again", 20)
+        own.until("document.getElementById('token').open && !document.getElementById('token-note').hidden", "the dialog again", 60)
         own.page.fill("#token-text", "a-long-and-secret-word")
         own.page.keyboard.press("Enter")
-        own.until("document.getElementById('model').textContent !== ''", "the status", 20)
+        own.until("document.getElementById('model').textContent !== ''", "the status", 60)
         own.page.reload()
-        own.until("document.getElementById('model').textContent !== ''", "the status after a reload", 20)
+        own.until("document.getElementById('model').textContent !== ''", "the status after a reload", 60)
         assert not own.page.evaluate("document.getElementById('token').open")
         # A refusal for want of the token is what the browser calls an error.
         assert all("401" in line for line in own.wrong), own.wrong
