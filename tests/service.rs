@@ -229,6 +229,8 @@ fn of_a_thousand_frames_at_once_the_newest_are_taken_in_and_the_rest_is_said() {
     });
     println!("1,000 frames written in {written:?}, known after {:?}: {:?}", begun.elapsed(), status.frames);
     let journal = Journal::open_read(&place.journal()).unwrap();
+    // Counted at once, written a moment later.
+    soon("the journal has it", || journal.count_frames(FrameState::Waiting).unwrap() == 0);
     let [ready, dropped, waiting] =
         [FrameState::Ready, FrameState::Dropped, FrameState::Waiting].map(|state| journal.count_frames(state).unwrap());
     assert_eq!((ready + dropped, waiting), (1_000, 0));
