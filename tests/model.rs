@@ -18,13 +18,17 @@ fn package(folder: &Path, tokens: &str) -> PathBuf {
         std::fs::copy(entry.path(), dir.join(entry.file_name())).unwrap();
     }
     let picture = common::jpeg(400, 300, mozjpeg::ColorSpace::JCS_RGB, false);
-    let digest: String = Sha256::digest(&picture).iter().map(|byte| format!("{byte:02x}")).collect();
-    std::fs::write(dir.join("test.jpg"), picture).unwrap();
+    let digest = |bytes: &[u8]| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let graph = b"a graph that only a GPU would read";
+    std::fs::create_dir(dir.join("tensorrt")).unwrap();
+    std::fs::write(dir.join("tensorrt/step.onnx"), graph).unwrap();
+    std::fs::write(dir.join("test.jpg"), &picture).unwrap();
     let text = std::fs::read_to_string(model.join("model.toml")).unwrap();
     let (head, files) = text.split_once("[files]").unwrap();
     let head = head.split("[self-test]").next().unwrap();
+    let own = format!("\"test.jpg\" = \"{}\"\n\"tensorrt/step.onnx\" = \"{}\"", digest(&picture), digest(graph));
     let test = format!("[self-test]\nimage = \"test.jpg\"\nquestion = \"is there a red ship?\"\nbudget = \"300\"\ntokens = {tokens}\n");
-    std::fs::write(dir.join("model.toml"), format!("{head}{test}\n[files]\n\"test.jpg\" = \"{digest}\"{files}")).unwrap();
+    std::fs::write(dir.join("model.toml"), format!("{head}{test}\n[files]\n{own}{files}")).unwrap();
     dir
 }
 
@@ -56,6 +60,7 @@ fn a_package_is_taken_in_whole_or_not_at_all() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.contains("self-test: the") && said.contains("imported as"), "{said}");
+    assert!(to.join("tensorrt/step.onnx").is_file());
     let document = documents(&["--model", path(&to), "--json", "ask", "samples/real.jpg", "is there a tent?", "--budget", "300"]).remove(0);
     assert!(document["text"].is_string());
     // One that is there stays as it is.

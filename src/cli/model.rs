@@ -9,7 +9,7 @@ use crate::board;
 use crate::cli::{Cli, CliError, say};
 use crate::compress::regions::Method;
 use crate::compress::{Mode, Selector};
-use crate::config::{Manifest, Profile, SelfTest};
+use crate::config::{Manifest, Profile, SelfTest, package_files};
 use crate::imaging::{FrameSource, Limits};
 use crate::pipeline::{Pipeline, PipelineError, Request};
 use crate::planner;
@@ -45,12 +45,7 @@ struct Verified {
 }
 
 pub fn verify(args: &VerifyArgs, cli: &Cli) -> Result<(), CliError> {
-    let found = verified(&args.dir, cli)?;
-    if cli.json {
-        let line = serde_json::to_string(&found).map_err(|error| CliError::Output(error.to_string()))?;
-        return say(&format!("{line}\n"));
-    }
-    say(&print(&found))
+    tell(&verified(&args.dir, cli)?, cli, "")
 }
 
 pub fn import(args: &ImportArgs, cli: &Cli) -> Result<(), CliError> {
@@ -66,9 +61,9 @@ pub fn import(args: &ImportArgs, cli: &Cli) -> Result<(), CliError> {
     let parent = args.to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(failed(parent))?;
     let copy = tempfile::Builder::new().prefix(".import-").tempdir_in(parent).map_err(failed(parent))?;
-    for entry in std::fs::read_dir(&args.from).map_err(failed(&args.from))? {
-        let entry = entry.map_err(failed(&args.from))?;
-        let (from, to) = (entry.path(), copy.path().join(entry.file_name()));
+    for name in package_files(&args.from)? {
+        let (from, to) = (args.from.join(&name), copy.path().join(&name));
+        std::fs::create_dir_all(to.parent().unwrap_or(copy.path())).map_err(failed(&to))?;
         std::fs::copy(&from, &to).map_err(failed(&from))?;
         std::fs::File::open(&to).and_then(|file| file.sync_all()).map_err(failed(&to))?;
     }
@@ -77,11 +72,16 @@ pub fn import(args: &ImportArgs, cli: &Cli) -> Result<(), CliError> {
     std::fs::rename(copy.path(), &args.to).map_err(failed(&args.to))?;
     // It has another name now: nothing of it is removed.
     let _ = copy.keep();
+    tell(&found, cli, &format!("imported as {}\n", args.to.display()))
+}
+
+/// `more`: what a person is told besides.
+fn tell(found: &Verified, cli: &Cli, more: &str) -> Result<(), CliError> {
     if cli.json {
-        let line = serde_json::to_string(&found).map_err(|error| CliError::Output(error.to_string()))?;
+        let line = serde_json::to_string(found).map_err(|error| CliError::Output(error.to_string()))?;
         return say(&format!("{line}\n"));
     }
-    say(&format!("{}imported as {}\n", print(&found), args.to.display()))
+    say(&format!("{}{more}", print(found)))
 }
 
 fn print(found: &Verified) -> String {

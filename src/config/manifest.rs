@@ -312,12 +312,16 @@ impl Shared<'_> {
     }
 }
 
-/// Every file of `dir`, and of the folders in it, is listed with its digest, and every listed file is there.
-fn check_files(dir: &Path, path: &Path, listed: &BTreeMap<String, String>) -> Result<(), ConfigError> {
-    let read = |path: &Path| {
-        let path = path.to_owned();
-        move |source| ConfigError::Read { path, source }
-    };
+fn read(path: &Path) -> impl FnOnce(std::io::Error) -> ConfigError {
+    let path = path.to_owned();
+    move |source| ConfigError::Read { path, source }
+}
+
+/// The files of the package in folder `dir`, and of the folders in it: names as in `[files]`, and `model.toml`.
+///
+/// # Errors
+/// A folder that can't be read.
+pub fn package_files(dir: &Path) -> Result<Vec<String>, ConfigError> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(read(dir))? {
         let entry = entry.map_err(read(dir))?;
@@ -330,7 +334,12 @@ fn check_files(dir: &Path, path: &Path, listed: &BTreeMap<String, String>) -> Re
             found.push(format!("{name}/{}", inner.map_err(read(dir))?.file_name().to_string_lossy()));
         }
     }
-    if let Some(file) = found.into_iter().find(|name| name != "model.toml" && !listed.contains_key(name)) {
+    Ok(found)
+}
+
+/// Every file of `dir` is listed with its digest, and every listed file is there.
+fn check_files(dir: &Path, path: &Path, listed: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    if let Some(file) = package_files(dir)?.into_iter().find(|name| name != "model.toml" && !listed.contains_key(name)) {
         return Err(ConfigError::Unlisted { path: path.to_owned(), file });
     }
     for (name, wanted) in listed {
