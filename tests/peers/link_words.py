@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
+from binascii import crc_hqx
 from pathlib import Path
 
 os.environ["MAVLINK20"] = "1"
@@ -20,15 +21,6 @@ from link.daemon import PASSPHRASE, ROOT, Daemon, keeps_to, run
 RATE = 1_000
 PAYLOAD_TYPE, SESSION, DATA = 33_331, 0x1234, 112
 QUERY, ACCEPT, REJECT, PROGRESS, ANSWER, BLOB, DONE_ACK = 0, 1, 2, 3, 4, 5, 7
-
-
-def crc16(data):
-    value = 0xFFFF
-    for byte in data:
-        value ^= byte << 8
-        for _ in range(8):
-            value = (value << 1 ^ 0x1021 if value & 0x8000 else value << 1) & 0xFFFF
-    return value
 
 
 def varint(data, at):
@@ -57,7 +49,7 @@ class Client:
 
     def send(self, kind, number, data=b""):
         head = struct.pack("<BBIIHH", 1, kind, SESSION, number, 0, 1)
-        payload = head + struct.pack("<H", crc16(head + data)) + data
+        payload = head + struct.pack("<H", crc_hqx(head + data, 0xFFFF)) + data
         self.link.mav.tunnel_send(1, 191, PAYLOAD_TYPE, len(payload), list(payload.ljust(128, b"\0")))
 
     def query(self, record):
@@ -87,7 +79,7 @@ class Client:
             return
         payload = bytes(message.payload[:message.payload_length])
         version, kind, session, number, index, count, found = struct.unpack("<BBIIHHH", payload[:16])
-        assert (version, session, found) == (1, SESSION, crc16(payload[:14] + payload[16:])), payload
+        assert (version, session, found) == (1, SESSION, crc_hqx(payload[:14] + payload[16:], 0xFFFF)), payload
         self.came.append((time.time(), kind, number, payload[16:]))
         if kind in (ANSWER, BLOB):
             parts = self.parts.setdefault(number, {})
@@ -134,16 +126,19 @@ def check(binary):
         client.fetch(f"/answers/{varint(accept, 0)[0]}/evidence.jpg")
         client.wait([BLOB], client.fetching[1])
         waits = []
-        for at in range(5):
+        blobs = lambda: len([kind for _, kind, _, _ in client.came if kind == BLOB])
+        # Five, and more on a machine that is through with them before the line was busy.
+        for at in range(40):
             number = client.ask(f"What is there in part {at} of this frame, and how many of them?")
             _, _, accept = client.wait([ACCEPT], number)
             heard, kind, _ = client.wait([PROGRESS, ANSWER], number)
             client.wait([ANSWER], number)
             waits.append((round(heard - made_at(daemon, varint(accept, 0)[0]), 2), {PROGRESS: "in progress", ANSWER: "in the answer"}[kind]))
-        blobs = len([kind for _, kind, _, _ in client.came if kind == BLOB])
-        print(f"first words after they were made: {waits}; {blobs} fragments of pictures and {client.params} parameters beside them", flush=True)
+            if at >= 4 and client.params > 20 and blobs() > 50:
+                break
+        print(f"first words after they were made: {waits}; {blobs()} fragments of pictures and {client.params} parameters beside them", flush=True)
         assert all(wait <= 3 for wait, _ in waits), waits
-        assert client.params > 20 and blobs > 50, (client.params, blobs)
+        assert client.params > 20 and blobs() > 50, (client.params, blobs())
     except BaseException:
         print(daemon.told() if daemon else "", flush=True)
         raise
