@@ -201,14 +201,20 @@ fn sample() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("samples/drawn.jpg")
 }
 
+/// A daemon that has a frame, and a ground station that has heard it.
+fn with_a_frame(folder: &Path) -> (Ground, Daemon) {
+    let mut ground = Ground::new(None);
+    let daemon = Daemon::start(folder, vec![ground.line()]);
+    daemon.take_in();
+    ground.await_beat();
+    (ground, daemon)
+}
+
 /// Asked by command and in words, the board goes down before it has an answer: after its restart both have theirs, without being asked again.
 #[test]
 fn who_was_told_accepted_is_answered_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let mut ground = Ground::new(None);
-    let daemon = Daemon::start(folder.path(), vec![ground.line()]);
-    daemon.take_in();
-    ground.await_beat();
+    let (mut ground, daemon) = with_a_frame(folder.path());
     ground.send(&command(41.0));
     ground.await_ack(5);
     ground.send(&MavMessage::PARAM_EXT_SET(PARAM_EXT_SET_DATA {
@@ -247,10 +253,7 @@ fn who_was_told_accepted_is_answered_after_a_restart() {
 #[test]
 fn a_command_of_before_a_restart_is_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
-    let mut ground = Ground::new(None);
-    let daemon = Daemon::start(folder.path(), vec![ground.line()]);
-    daemon.take_in();
-    ground.await_beat();
+    let (mut ground, daemon) = with_a_frame(folder.path());
     ground.send(&command(41.0));
     ground.await_ack(5);
     daemon.end();
@@ -267,10 +270,7 @@ fn a_command_of_before_a_restart_is_acknowledged() {
 #[test]
 fn a_query_that_was_cancelled_is_accepted_again_while_it_is_worked_on() {
     let folder = tempfile::tempdir().unwrap();
-    let mut ground = Ground::new(None);
-    let daemon = Daemon::start(folder.path(), vec![ground.line()]);
-    daemon.take_in();
-    ground.await_beat();
+    let (mut ground, daemon) = with_a_frame(folder.path());
     ground.send(&query(1, "why?"));
     ground.await_fragment(Kind::Accept);
     let cancel = Header { kind: Kind::Cancel, session: Session(9), number: Number(1), index: 0, count: 1 };

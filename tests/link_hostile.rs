@@ -356,8 +356,9 @@ fn two_packets_may_come_unsigned_and_change_next_to_nothing() {
                 frame::write(&mut raw, Source { system: 51, component: 68 }, 0, &status);
                 board.receive(raw.raw_bytes(), now(ms), &mut Seen::default());
             }
-            while board.station.room() > 0 {
-                board.station.tell(beat.clone());
+            // As many as wait: four peers have all places.
+            for place in 0..48 {
+                board.station.answer(Source { system: place % 4, component: 1 }, beat.clone());
             }
             while let Some(packet) = board.transmit(now(ms)) {
                 bytes += packet.len();

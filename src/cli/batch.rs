@@ -14,6 +14,7 @@ use crate::cli::ask::bar;
 use crate::cli::{Cli, CliError, say};
 use crate::compress::regions::Method;
 use crate::compress::{Mode, Selector};
+use crate::config::Profile;
 use crate::imaging::{FrameSource, Reading};
 use crate::pipeline::{Frame, Pipeline, PipelineError, Request, Spent};
 use crate::planner::{self, Step};
@@ -74,9 +75,9 @@ fn frames(path: &Path) -> Result<Vec<PathBuf>, CliError> {
 /// How a batch's lines begin.
 const CUT: &[u8] = b"{\"frame\":";
 
-/// What of an answer's receipt its batch was run under.
-fn settings(receipt: &Value) -> Value {
-    json!({"model": receipt["model"], "profile": receipt["profile"], "seed": receipt["seed"], "asked": receipt["plan"]["asked"]})
+/// What a batch is run under, as an answer's receipt has it.
+fn settings(model: &Value, profile: &Value, seed: &Value, asked: &Value) -> Value {
+    json!({"model": model, "profile": profile, "seed": seed, "asked": asked})
 }
 
 /// What a file holds of a batch.
@@ -114,7 +115,7 @@ fn done(path: &Path) -> Result<(File, Done), CliError> {
         };
         done.pairs.insert((frame.to_owned(), question.to_owned()));
         if let Some(receipt) = entry["answer"].get("receipt") {
-            let found = settings(receipt);
+            let found = settings(&receipt["model"], &receipt["profile"], &receipt["seed"], &receipt["plan"]["asked"]);
             if done.settings.last().is_none_or(|(_, last)| *last != found) {
                 done.settings.push((number, found));
             }
@@ -155,7 +156,8 @@ pub fn run(args: &BatchArgs, cli: &Cli) -> Result<(), CliError> {
     let resident = board::resident_memory().unwrap_or(Bytes(0));
     let mut pipeline = Pipeline::new(profile, manifest, engines, &Method::Kmeans, resident)?;
     let asked = Step { name: "asked".into(), budget: request.budget.clone(), encode_tiles: request.encode_tiles, max_new: request.max_new };
-    let wanted = json!({"model": pipeline.model_id(), "profile": pipeline.profile().name, "seed": pipeline.profile().compression.seed, "asked": asked});
+    let Profile { name, compression, .. } = pipeline.profile();
+    let wanted = settings(&json!(pipeline.model_id()), &json!(name), &json!(compression.seed), &json!(asked));
     if let Some((line, found)) = done.settings.iter().find(|(_, found)| *found != wanted) {
         return Err(failed(&args.out, format!("line {line}: wanted an answer under {wanted}, found one under {found}")));
     }

@@ -1,6 +1,6 @@
 //! Two clocks: one that only goes on, to measure by, and the wall's, to sign by.
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::units::UnixMillis;
 
@@ -39,6 +39,13 @@ impl Now {
     #[must_use]
     pub fn new(at: At, wall: UnixMillis) -> Self {
         Self { at, wall: (wall >= SET).then_some(wall), trusted: wall >= SET }
+    }
+
+    /// What they show now. `begun`: the link; `kept`: somebody keeps the wall's right.
+    #[must_use]
+    pub fn read(begun: Instant, kept: bool) -> Self {
+        let now = Self::new(At(begun.elapsed()), UnixMillis::of(SystemTime::now()));
+        if kept { now } else { now.doubted() }
     }
 
     /// The same with a clock that nobody keeps right.

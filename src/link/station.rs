@@ -48,7 +48,7 @@ pub struct Station {
     pub own: Source,
     sequence: u8,
     raw: MAVLinkV2MessageRaw,
-    control: heapless::Deque<(Option<Reply>, MavMessage), CONTROL>,
+    control: heapless::Deque<(Reply, MavMessage), CONTROL>,
     /// How far accepted questions are; nobody but who asked one can make any.
     progress: heapless::Deque<MavMessage, PROGRESS>,
     counts: LinkCounts,
@@ -170,35 +170,16 @@ impl Station {
         }
     }
 
-    /// Puts a message of our own accord where it goes out next; dropped where there is no room.
-    pub fn tell(&mut self, message: MavMessage) {
-        self.put(None, message);
-    }
-
     /// Puts a reply to `peer` where it goes out next; dropped where there is no room, or where that many wait for this peer already.
     pub fn answer(&mut self, peer: Source, message: MavMessage) {
         self.reply((peer, false), message);
     }
 
     fn reply(&mut self, to: Reply, message: MavMessage) {
-        let own = self.control.iter().filter(|(other, _)| *other == Some(to)).count();
-        if own >= CONTROL_A_PEER {
-            self.counts.overflow += 1;
-            return;
-        }
-        self.put(Some(to), message);
-    }
-
-    fn put(&mut self, to: Option<Reply>, message: MavMessage) {
-        if self.control.push_back((to, message)).is_err() {
+        let own = self.control.iter().filter(|(other, _)| *other == to).count();
+        if own >= CONTROL_A_PEER || self.control.push_back((to, message)).is_err() {
             self.counts.overflow += 1;
         }
-    }
-
-    /// Room for more [`Self::tell`].
-    #[must_use]
-    pub fn room(&self) -> usize {
-        CONTROL - self.control.len()
     }
 
     /// Puts a fragment where it goes out next.

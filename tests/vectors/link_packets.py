@@ -11,6 +11,7 @@ import hashlib
 import os
 import struct
 import zlib
+from binascii import crc_hqx
 from pathlib import Path
 
 os.environ["MAVLINK20"] = "1"
@@ -62,19 +63,10 @@ FRAGMENTS = {
 }
 
 
-def crc16(data):
-    """CRC-16/IBM-3740."""
-    value = 0xFFFF
-    for byte in data:
-        value ^= byte << 8
-        for _ in range(8):
-            value = (value << 1 ^ 0x1021 if value & 0x8000 else value << 1) & 0xFFFF
-    return value
-
-
 def fragment(kind, index, count, data):
     head = struct.pack("<BBIIHH", 1, kind, 0x01020304, 0xFFFFFFFF, index, count)
-    return head + struct.pack("<H", crc16(head + data)) + data
+    # CRC-16/IBM-3740.
+    return head + struct.pack("<H", crc_hqx(head + data, 0xFFFF)) + data
 
 
 class Plain:

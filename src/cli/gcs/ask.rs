@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::cli::gcs::client::{Client, Ended};
 use crate::cli::gcs::state::OpenQuestion;
-use crate::cli::gcs::{LineArgs, note, plain};
+use crate::cli::gcs::{LineArgs, note, plain, rejected};
 use crate::cli::{Cli, CliError, say};
 use crate::link::ground::Told;
 use crate::link::wire::{self, Asked, Number, Piece, Query, Reply, Session, What};
@@ -129,7 +129,7 @@ pub fn ask(client: &mut Client, asked: Asked<'_>, json: bool) -> Result<Option<u
         Ended::GivenUp => Err(client.silent()),
         Ended::Rejected { code, reason } => {
             client.state.remove(&open)?;
-            Err(CliError::Rejected { code: plain(&code).into_owned(), reason: plain(&reason).into_owned() })
+            Err(rejected(&code, &reason))
         }
         Ended::Reply(bytes) => {
             client.state.remove(&open)?;
@@ -141,9 +141,7 @@ pub fn ask(client: &mut Client, asked: Asked<'_>, json: bool) -> Result<Option<u
 
 fn show(client: &mut Client, reply: &Reply<'_>, json: bool) -> Result<Option<u64>, CliError> {
     match reply {
-        Reply::Refused { code, reason, .. } => {
-            Err(CliError::Rejected { code: plain(code).into_owned(), reason: plain(reason).into_owned() })
-        }
+        Reply::Refused { code, reason, .. } => Err(rejected(code, reason)),
         Reply::Answered { id, text, finish, choice, tokens, budget, total_ms, degraded, evidence } => {
             if json {
                 let boxes: Vec<_> =

@@ -1,13 +1,13 @@
 //! A ground station over a real line.
 
 use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::board::clock_is_kept;
 use crate::cli::CliError;
 use crate::cli::gcs::state::{State, session};
-use crate::cli::gcs::{LineArgs, plain};
-use crate::link::clock::{At, Now};
+use crate::cli::gcs::{LineArgs, rejected};
+use crate::link::clock::Now;
 use crate::link::frame::Source;
 use crate::link::ground::{Ground, ONBOARD_COMPUTER, Told};
 use crate::link::key::Key;
@@ -15,7 +15,6 @@ use crate::link::sign::Signing;
 use crate::link::station::Station;
 use crate::link::transport::Line;
 use crate::link::wire::{Number, Query, Session};
-use crate::units::UnixMillis;
 
 /// MAV_COMP_ID_MISSIONPLANNER: what ground stations call themselves.
 const GROUND_STATION: u8 = 190;
@@ -98,8 +97,7 @@ impl Client {
     }
 
     fn now(&self) -> Now {
-        let now = Now::new(At(self.begun.elapsed()), UnixMillis::of(SystemTime::now()));
-        if self.kept { now } else { now.doubted() }
+        Now::read(self.begun, self.kept)
     }
 
     fn step(&mut self, told: &mut dyn FnMut(Told<'_>)) {
@@ -185,9 +183,7 @@ impl Client {
         }
         match ended {
             Ended::Reply(bytes) => Ok(bytes),
-            Ended::Rejected { code, reason } => {
-                Err(CliError::Rejected { code: plain(&code).into_owned(), reason: plain(&reason).into_owned() })
-            }
+            Ended::Rejected { code, reason } => Err(rejected(&code, &reason)),
             Ended::GivenUp => Err(self.silent()),
         }
     }

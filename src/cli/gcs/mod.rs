@@ -171,6 +171,11 @@ fn note(quiet: bool, text: &str) {
     }
 }
 
+/// What the other side did not take, and why, in its words.
+fn rejected(code: &str, reason: &str) -> CliError {
+    CliError::Rejected { code: plain(code).into_owned(), reason: plain(reason).into_owned() }
+}
+
 /// Text of the other side, for a terminal: what would move its cursor, rename its window or turn the direction of writing is shown as what it is.
 fn plain(text: &str) -> Cow<'_, str> {
     let steers = |c: char| {

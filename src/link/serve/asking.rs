@@ -283,7 +283,7 @@ impl Runner {
     }
 
     /// Writes who waits: before anybody is told "accepted", and after what they waited for went out.
-    pub fn keep_waiting(&mut self) -> Result<(), String> {
+    pub fn write_waiting(&mut self) -> Result<(), String> {
         let gone = !self.leaving.is_empty() && self.node.voice.is_empty();
         if !(self.came || gone) {
             return Ok(());

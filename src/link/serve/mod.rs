@@ -118,11 +118,11 @@ pub fn serve(desk: &Desk, settings: &LinkSettings, stop: &Arc<AtomicBool>, say: 
         say(&format!("link {name}: {}", line.rate));
         threads.push(start("link", Box::new(move || runner.run(&stop, &say)))?);
     }
-    let (stop, say) = (Arc::clone(stop), Arc::clone(say));
     // Nobody could ask for one.
     if threads.is_empty() {
         return Ok(Running(threads));
     }
+    let (stop, say) = (Arc::clone(stop), Arc::clone(say));
     threads.push(start("pictures", Box::new(move || painter.run(&stop, &*say)))?);
     Ok(Running(threads))
 }

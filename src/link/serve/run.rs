@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::board::clock_is_kept;
 use crate::config::{LinkAddress, LinkLine};
@@ -78,12 +78,6 @@ fn once(said: &mut bool, tell: impl FnOnce()) {
     }
 }
 
-/// Both clocks, `kept` right or not.
-fn clocks(begun: Instant, kept: bool) -> Now {
-    let now = Now::new(At(begun.elapsed()), UnixMillis::of(SystemTime::now()));
-    if kept { now } else { now.doubted() }
-}
-
 /// When a frame's file was written, and how long after that it was seen: its moment is known no better. Without a time of its file, when it was seen.
 fn moment(frame: &FrameEntry) -> (UnixMillis, Duration) {
     let written = std::fs::metadata(&frame.path).and_then(|file| file.modified()).map(UnixMillis::of).ok();
@@ -131,7 +125,7 @@ impl Runner {
     }
 
     fn now(&self) -> Now {
-        clocks(self.begun, self.kept)
+        Now::read(self.begun, self.kept)
     }
 
     /// Until `stop` is set.
@@ -155,13 +149,11 @@ impl Runner {
                 self.look(now, say);
             }
             self.shared.sync(&mut self.node.params, &mut self.seen);
-            if let Err(error) = self.keep_waiting() {
-                once(&mut self.said.waiting, || say(&format!("link {}: who waits for an answer is not kept: {error}", self.name)));
-            }
+            self.keep_waiting(say);
             self.node.tick(now);
             // What goes to a device that isn't there would be lost.
             while self.line.state() == LineState::Open
-                && let Some(packet) = self.node.transmit(clocks(self.begun, self.kept))
+                && let Some(packet) = self.node.transmit(Now::read(self.begun, self.kept))
             {
                 self.line.write(packet);
             }
@@ -171,9 +163,7 @@ impl Runner {
             }
         }
         self.keep(say);
-        if let Err(error) = self.keep_waiting() {
-            once(&mut self.said.waiting, || say(&format!("link {}: who waits for an answer is not kept: {error}", self.name)));
-        }
+        self.keep_waiting(say);
         let counts = self.node.station.counts();
         say(&format!("link {}: ended: {counts:?}, {:?}, {} sent", self.name, self.node.served.counts, self.node.station.sent()));
     }
@@ -195,6 +185,12 @@ impl Runner {
     fn keep(&mut self, say: &Say) {
         if let Err(error) = self.shared.keep() {
             once(&mut self.said.settings, || say(&format!("link {}: settings are not kept: {error}", self.name)));
+        }
+    }
+
+    fn keep_waiting(&mut self, say: &Say) {
+        if let Err(error) = self.write_waiting() {
+            once(&mut self.said.waiting, || say(&format!("link {}: who waits for an answer is not kept: {error}", self.name)));
         }
     }
 
@@ -289,6 +285,8 @@ impl Runner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
+
     use crate::journal::FrameState;
     use crate::units::FrameId;
 
