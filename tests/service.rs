@@ -251,6 +251,7 @@ fn of_a_thousand_frames_at_once_the_newest_are_taken_in_and_the_rest_is_said() {
     }
     let daemon = place.start();
     daemon.until("all are known", |status| status.frames.waiting == 0 && journal.newest().unwrap().unwrap().number.0 == 1_300);
+    soon("the journal has them", || journal.count_frames(FrameState::Waiting).unwrap() == 0);
     let [ready, dropped] = [FrameState::Ready, FrameState::Dropped].map(|state| journal.count_frames(state).unwrap());
     assert_eq!((ready + dropped, daemon.status().frames.duplicates), (1_300, 0));
 }
