@@ -72,12 +72,15 @@ impl Format {
             }
             Self::Q4_0 => {
                 for (out, bytes) in out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(bytes.as_chunks::<18>().0) {
-                    nibbles(out, &bytes[2..], half(bytes), -8.0 * half(bytes));
+                    let [scale_low, scale_high, nibbles_of @ ..] = bytes;
+                    let scale = half(&[*scale_low, *scale_high]);
+                    nibbles(out, nibbles_of, scale, -8.0 * scale);
                 }
             }
             Self::Q4_1 => {
                 for (out, bytes) in out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(bytes.as_chunks::<20>().0) {
-                    nibbles(out, &bytes[4..], half(bytes), half(&bytes[2..]));
+                    let [scale_low, scale_high, least_low, least_high, nibbles_of @ ..] = bytes;
+                    nibbles(out, nibbles_of, half(&[*scale_low, *scale_high]), half(&[*least_low, *least_high]));
                 }
             }
             Self::Q8_0 => {
@@ -90,14 +93,15 @@ impl Format {
     }
 }
 
-/// The low nibbles of 16 bytes are values 0 to 15, the high ones 16 to 31.
+/// The low nibbles of 16 bytes are values 0 to 15, the high ones 16 to 31. Two loops: in one, the compiler makes no vectors of it for aarch64.
 #[inline(always)]
-fn nibbles(out: &mut [f32; BLOCK], bytes: &[u8], scale: f32, least: f32) {
-    let (low, high) = out.split_at_mut(BLOCK / 2);
+fn nibbles(out: &mut [f32; BLOCK], bytes: &[u8; BLOCK / 2], scale: f32, least: f32) {
+    let mut values = [0_u8; BLOCK];
+    let (low, high) = values.split_at_mut(BLOCK / 2);
     for ((low, high), &byte) in low.iter_mut().zip(high).zip(bytes) {
-        *low = f32::from(byte & 15).mul_add(scale, least);
-        *high = f32::from(byte >> 4).mul_add(scale, least);
+        (*low, *high) = (byte & 15, byte >> 4);
     }
+    out.iter_mut().zip(values).for_each(|(out, value)| *out = f32::from(value).mul_add(scale, least));
 }
 
 /// A matrix `[rows, cols]` as stored.
