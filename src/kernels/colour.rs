@@ -149,11 +149,7 @@ mod tests {
                 (group, across, both)
             };
             let portable = run(Isa::Portable);
-            match Isa::detect() {
-                Isa::Avx512 => assert!(run(Isa::Avx512) == portable && run(Isa::Avx2) == portable, "{n}"),
-                Isa::Avx2 => assert!(run(Isa::Avx2) == portable, "{n}"),
-                Isa::Portable => {}
-            }
+            Isa::all().iter().for_each(|&isa| assert!(run(isa) == portable, "{n} {isa:?}"));
         }
     }
 

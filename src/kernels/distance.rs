@@ -19,6 +19,9 @@ const ROWS: usize = 4;
 pub enum Isa {
     Avx512,
     Avx2,
+    /// What the compiler makes of the plain code for aarch64, where vectors of 16 bytes and fused multiply-adds are always there; two products have code
+    /// of their own ([`across`](super::across), [`byte_products`](super::byte_products)).
+    Neon,
     Portable,
 }
 
@@ -36,7 +39,18 @@ impl Isa {
                 return Self::Avx2;
             }
         }
-        Self::Portable
+        if cfg!(target_arch = "aarch64") { Self::Neon } else { Self::Portable }
+    }
+
+    /// All that this processor has.
+    #[cfg(test)]
+    pub fn all() -> &'static [Self] {
+        match Self::detect() {
+            Self::Avx512 => &[Self::Avx512, Self::Avx2, Self::Portable],
+            Self::Avx2 => &[Self::Avx2, Self::Portable],
+            Self::Neon => &[Self::Neon, Self::Portable],
+            Self::Portable => &[Self::Portable],
+        }
     }
 }
 
@@ -54,7 +68,7 @@ macro_rules! dispatch {
                 Isa::Avx512 => unsafe { wide($($name),*) },
                 // SAFETY: as above.
                 Isa::Avx2 => unsafe { narrow($($name),*) },
-                Isa::Portable => $body($($name),*),
+                Isa::Neon | Isa::Portable => $body($($name),*),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -179,11 +193,7 @@ mod tests {
                 let least = (0..k).map(gap).fold(f64::INFINITY, f64::min);
                 assert!(gap(label as usize) - least < 1e-4, "row {row}");
             }
-            match Isa::detect() {
-                Isa::Avx512 => assert!(run(Isa::Avx512) == portable && run(Isa::Avx2) == portable),
-                Isa::Avx2 => assert!(run(Isa::Avx2) == portable),
-                Isa::Portable => {}
-            }
+            Isa::all().iter().for_each(|&isa| assert!(run(isa) == portable, "{isa:?}"));
         }
     }
 

@@ -1,12 +1,12 @@
 //! Products of a block of rows with all centres, cheaply and with a bound on the error: what is near enough is looked at again exactly.
 //!
 //! # Why
-//! Of 600 centres one or two are ever in question for a token. Bytes tell which: with AVX-512 VNNI a product of two rows costs a fourth of what it costs in
-//! f32, and the distance lost to rounding is bounded by Cauchy and Schwarz from the residues themselves. Without VNNI the products are f32, whose
-//! error bound is that of a chain of fused multiply-adds. Either way the labels are those of the exact arithmetic.
+//! Of 600 centres one or two are ever in question for a token. Bytes tell which ([`byte_products`](super::byte_products)), where the processor multiplies them four at a
+//! time: a product of two rows costs a fourth of what it costs in f32, and the distance lost to rounding is bounded by Cauchy and Schwarz from the residues
+//! themselves. Elsewhere the products are f32, whose error bound is that of a chain of fused multiply-adds. Either way the labels are those of the exact arithmetic.
 //!
-//! Roofline: a (row, centre) pair costs `d` multiply-adds; VNNI does 64 a cycle and core where 512-bit units are one wide (Zen 4), f32 with AVX2 16. Centres
-//! (0.6 MB as bytes at 600 × 1,026) stay in the second-level cache and are read once for [`ROWS`] rows: never the bound.
+//! Roofline: a (row, centre) pair costs `d` multiply-adds in f32, 16 a cycle and core with AVX2, 8 with NEON on a core that adds two vectors a cycle. Centres
+//! stay in the second-level cache and are read once for [`ROWS`] rows: never the bound.
 #![allow(unsafe_code)]
 
 use half::f16;
@@ -15,28 +15,12 @@ use crate::kernels::distance::dispatch;
 use crate::kernels::{Isa, LANES};
 
 /// Rows taken at once.
-const ROWS: usize = 4;
-/// Largest byte of a quantised row.
-const TOP: f32 = 127.0;
-/// 1.5 · 2²³: adding it to a small number rounds that to a whole one.
-const ROUND: f32 = 12_582_912.0;
-/// Values that a byte product takes at once.
-const STEP: usize = 4;
-
-/// What is lost when a row becomes bytes: `row ≈ bytes · step`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Quantised {
-    pub step: f32,
-    /// ‖bytes · step‖, rounded up.
-    pub norm: f32,
-    /// ‖row − bytes · step‖, rounded up.
-    pub rest: f32,
-}
+pub(super) const ROWS: usize = 4;
 
 /// How products are screened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Screen {
-    /// Bytes, by AVX-512 VNNI.
+    /// Bytes, by AVX-512 VNNI or Arm's dot products.
     Bytes,
     /// f32, on anything.
     Floats(Isa),
@@ -50,160 +34,11 @@ impl Screen {
         if isa == Isa::Avx512 && std::arch::is_x86_feature_detected!("avx512vnni") && std::arch::is_x86_feature_detected!("avx512bw") {
             return Self::Bytes;
         }
+        #[cfg(target_arch = "aarch64")]
+        if isa == Isa::Neon && std::arch::is_aarch64_feature_detected!("dotprod") {
+            return Self::Bytes;
+        }
         Self::Floats(isa)
-    }
-}
-
-/// Bytes of a row of `dim` values: a whole number of steps.
-#[must_use]
-pub fn row_bytes(dim: usize) -> usize {
-    dim.next_multiple_of(STEP)
-}
-
-/// Rounds `row` to bytes, each `128 + value` (1 to 255); beyond the row 128, which stands for 0.
-pub fn quantise(isa: Isa, row: &[f32], out: &mut [u8]) -> Quantised {
-    #[inline(always)]
-    fn body(row: &[f32], out: &mut [u8]) -> Quantised {
-        let mut tops = [0.0_f32; LANES];
-        let (blocks, rest) = row.as_chunks::<LANES>();
-        for block in blocks {
-            for (top, value) in tops.iter_mut().zip(block) {
-                *top = if value.abs() > *top { value.abs() } else { *top };
-            }
-        }
-        let top = tops.iter().chain(rest).fold(0.0_f32, |top, value| top.max(value.abs()));
-        let step = top / TOP;
-        let inverse = if step > 0.0 { TOP / top } else { 0.0 };
-        let (mut norms, mut rests) = ([0.0_f32; LANES], [0.0_f32; LANES]);
-        let mut one = |value: f32, out: &mut u8, lane: usize| {
-            // The nearest whole number, −127 to 127, stands in the sum's low bits.
-            let shifted = value.mul_add(inverse, ROUND);
-            *out = (shifted.to_bits() as u8).wrapping_add(128);
-            let kept = (shifted - ROUND) * step;
-            norms[lane] = kept.mul_add(kept, norms[lane]);
-            rests[lane] = (value - kept).mul_add(value - kept, rests[lane]);
-        };
-        let (filled, beyond) = out.split_at_mut(row.len());
-        let (outs, out_rest) = filled.as_chunks_mut::<LANES>();
-        for (block, out) in blocks.iter().zip(outs) {
-            for lane in 0..LANES {
-                one(block[lane], &mut out[lane], lane);
-            }
-        }
-        rest.iter().zip(out_rest).enumerate().for_each(|(lane, (value, out))| one(*value, out, lane));
-        beyond.fill(128);
-        // Sums of squares are within 2⁻¹⁶ of their value for any length there is.
-        let up = |lanes: [f32; LANES]| lanes.iter().sum::<f32>().sqrt() * 1.000_1 + 1e-12;
-        Quantised { step, norm: up(norms), rest: up(rests) }
-    }
-    dispatch!(isa, body(row: &[f32], out: &mut [u8]) -> Quantised)
-}
-
-/// Centre `number` into its group's bytes, `[groups][steps][LANES][STEP]`, as signed values; returns what was lost and −128 times the bytes' sum.
-pub fn pack_bytes(isa: Isa, number: usize, centre: &[f32], scratch: &mut [u8], packed: &mut [i8]) -> (Quantised, i32) {
-    let bytes = row_bytes(centre.len());
-    let lost = quantise(isa, centre, &mut scratch[..bytes]);
-    let group = &mut packed[number / LANES * bytes * LANES..][..bytes * LANES];
-    let mut sum = 0;
-    for (place, four) in group.as_chunks_mut::<{ LANES * STEP }>().0.iter_mut().zip(scratch[..bytes].as_chunks::<STEP>().0) {
-        for (j, byte) in four.iter().enumerate() {
-            let value = (i16::from(*byte) - 128) as i8;
-            place[number % LANES * STEP + j] = value;
-            sum += i32::from(value);
-        }
-    }
-    (lost, -128 * sum)
-}
-
-/// `out` `[rows][groups · LANES]`: products of rows of bytes `[rows][bytes]` with packed centres; `offsets` `[groups · LANES]` as [`pack_bytes`] gives them.
-///
-/// Exact whole numbers: the same on any processor.
-pub fn byte_products(screen: Screen, rows: &[u8], bytes: usize, packed: &[i8], offsets: &[i32], out: &mut [i32]) {
-    let wide = offsets.len();
-    assert!(bytes.is_multiple_of(STEP) && wide.is_multiple_of(LANES), "rows of {bytes} bytes, {wide} centres");
-    assert!(rows.len() / bytes * wide <= out.len() && wide * bytes <= packed.len(), "products out of bounds");
-    #[cfg(target_arch = "x86_64")]
-    if screen == Screen::Bytes {
-        // SAFETY: `Screen::detect`, the only maker of this value outside tests, found the features; lengths are checked above.
-        unsafe { vnni(rows, bytes, packed, offsets, out) };
-        return;
-    }
-    let _ = screen;
-    for (row, out) in rows.chunks_exact(bytes).zip(out.chunks_exact_mut(wide)) {
-        for (group, (out, offsets)) in out.chunks_exact_mut(LANES).zip(offsets.chunks_exact(LANES)).enumerate() {
-            out.copy_from_slice(offsets);
-            let packed = &packed[group * bytes * LANES..][..bytes * LANES];
-            for (four, centres) in row.as_chunks::<STEP>().0.iter().zip(packed.as_chunks::<{ LANES * STEP }>().0) {
-                for (out, centre) in out.iter_mut().zip(centres.as_chunks::<STEP>().0) {
-                    *out += four.iter().zip(centre).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum::<i32>();
-                }
-            }
-        }
-    }
-}
-
-/// Four rows by four groups at a time: sixteen accumulators, four loads and four broadcasts for sixteen products.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn vnni(rows: &[u8], bytes: usize, packed: &[i8], offsets: &[i32], out: &mut [i32]) {
-    let count = rows.len() / bytes;
-    let mut row = 0;
-    while row + ROWS <= count {
-        vnni_rows::<ROWS>(&rows[row * bytes..], bytes, packed, offsets, &mut out[row * offsets.len()..]);
-        row += ROWS;
-    }
-    while row < count {
-        vnni_rows::<1>(&rows[row * bytes..], bytes, packed, offsets, &mut out[row * offsets.len()..]);
-        row += 1;
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn vnni_rows<const N: usize>(rows: &[u8], bytes: usize, packed: &[i8], offsets: &[i32], out: &mut [i32]) {
-    let groups = offsets.len() / LANES;
-    let mut group = 0;
-    while group + 4 <= groups {
-        vnni_block::<N, 4>(rows, bytes, packed, offsets, group, out);
-        group += 4;
-    }
-    while group < groups {
-        vnni_block::<N, 1>(rows, bytes, packed, offsets, group, out);
-        group += 1;
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn vnni_block<const N: usize, const G: usize>(rows: &[u8], bytes: usize, packed: &[i8], offsets: &[i32], group: usize, out: &mut [i32]) {
-    use std::arch::x86_64::{_mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_si512, _mm512_storeu_si512};
-    let size = bytes * LANES;
-    assert!(rows.len() >= N * bytes && packed.len() >= (group + G) * size && offsets.len() >= (group + G) * LANES);
-    assert!(out.len() >= (N - 1) * offsets.len() + (group + G) * LANES);
-    let mut sums = [[_mm512_setzero_si512(); G]; N];
-    for (g, offsets) in offsets[group * LANES..][..G * LANES].chunks_exact(LANES).enumerate() {
-        // SAFETY: sixteen i32 are there.
-        let offset = unsafe { _mm512_loadu_si512(offsets.as_ptr().cast()) };
-        sums.iter_mut().for_each(|sums| sums[g] = offset);
-    }
-    for at in (0..bytes).step_by(STEP) {
-        // SAFETY: `at + STEP ≤ bytes`, so the 64 bytes lie inside group `group + g`, which the assertion above covers.
-        let centres: [_; G] =
-            std::array::from_fn(|g| unsafe { _mm512_loadu_si512(packed.as_ptr().add((group + g) * size + at * LANES).cast()) });
-        for (n, sums) in sums.iter_mut().enumerate() {
-            let four = rows[n * bytes + at..].first_chunk::<STEP>().copied().unwrap_or_default();
-            let four = _mm512_set1_epi32(i32::from_le_bytes(four));
-            for (sum, centres) in sums.iter_mut().zip(&centres) {
-                *sum = _mm512_dpbusd_epi32(*sum, four, *centres);
-            }
-        }
-    }
-    for (n, sums) in sums.iter().enumerate() {
-        for (g, sum) in sums.iter().enumerate() {
-            let place = &mut out[n * offsets.len() + (group + g) * LANES..][..LANES];
-            // SAFETY: sixteen i32 are there.
-            unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), *sum) };
-        }
     }
 }
 
