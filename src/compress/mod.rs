@@ -16,7 +16,7 @@ mod tiles;
 
 pub use align::align;
 pub use merge::{MergeWork, merge};
-pub use residual::{Positions, PositionsError};
+pub use residual::{Positions, PositionsError, RowUse};
 pub use select::{Entry, Mode, Ranked, SelectWork, Selection, Selector, Source, dense, evenly, select, top_of_view};
 pub use tiles::{RankedTile, TileRank};
 

@@ -3,7 +3,7 @@
 use half::slice::HalfFloatSliceExt;
 
 use crate::arena::TokenSpan;
-use crate::compress::{CompressError, Mode, Selector, Source, align, dense, evenly, merge, select, top_of_view};
+use crate::compress::{CompressError, Mode, RowUse, Selector, Source, align, dense, evenly, merge, select, top_of_view};
 use crate::config::Budget;
 use crate::geometry::ViewLayout;
 use crate::pipeline::{Frame, Pipeline, PipelineError, Spent};
@@ -199,8 +199,7 @@ impl Pipeline {
                 }
                 projector.project(&gathered[..tokens.len() * dim], rows)?;
                 if let Some(positions) = positions {
-                    let places = tokens.iter().map(|&token| view.grid().centre(token, coordinates));
-                    places.zip(rows.chunks_exact_mut(hidden)).for_each(|(place, row)| positions.add(at, place, row));
+                    positions.add(RowUse::Selection, (at, view.grid()), coordinates, tokens.iter().copied(), rows);
                 }
                 Ok(())
             },

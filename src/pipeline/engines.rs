@@ -97,7 +97,7 @@ impl Engines {
             None => Box::new(OnnxProjector::load(&vision.projector, chunk, vision.feature_dim, hidden)?),
         };
         let positions = match &vision.positions {
-            Some(path) if !made_up => Some(Positions::load(path, vision.shape.views().len(), hidden)?),
+            Some(path) if !made_up => Some(Positions::load(path, vision.shape.views().len(), vision.shape.tile_grid().pow(2), hidden)?),
             _ => None,
         };
         let mut selected_token_mlp: Option<Box<dyn Projector>> = match &vision.selected_token_mlp {

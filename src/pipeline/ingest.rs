@@ -5,7 +5,7 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::arena::FrameLease;
 use crate::compress::regions::{Rows, ViewFeatures};
-use crate::compress::{MASKED, Selector, clusters};
+use crate::compress::{MASKED, RowUse, Selector, clusters};
 use crate::config::{ClusterOn, Digest, Padding};
 use crate::geometry::{Coordinates, Layout, TokenOrder, ViewLayout};
 use crate::imaging::FrameSource;
@@ -231,9 +231,7 @@ impl Pipeline {
             let rows = &mut self.refined[..features.len() / dim * hidden];
             engines.projector.project(features, rows)?;
             if let Some(positions) = &engines.positions {
-                let coordinates = self.manifest.policy.coordinates;
-                let places = (first..).map(|token| view.grid().centre(token, coordinates));
-                places.zip(rows.chunks_exact_mut(hidden)).for_each(|(place, row)| positions.add(view.id.index(), place, row));
+                positions.add(RowUse::Selection, (view.id.index(), view.grid()), self.manifest.policy.coordinates, first.., rows);
             }
             out[..rows.len()].convert_from_f32_slice(rows);
         }
@@ -309,8 +307,7 @@ impl Pipeline {
             self.engines.projector.project(&self.gathered[..tokens.len() * dim], rows)?;
             if let Some(positions) = &self.engines.positions {
                 let coordinates = self.manifest.policy.coordinates;
-                let places = tokens.iter().map(|&token| view.grid().centre(token, coordinates));
-                places.zip(rows.chunks_exact_mut(hidden)).for_each(|(place, row)| positions.add(0, place, row));
+                positions.add(RowUse::Importance, (0, view.grid()), coordinates, tokens.iter().copied(), rows);
             }
             slot.anchor[number * chunk * hidden..][..rows.len()].convert_from_f32_slice(rows);
         }

@@ -6,7 +6,8 @@ their code isn't. By hand, with the versions that their pyproject.toml pins, bes
     pip install torch==2.5.1 transformers==4.43.4 tokenizers==0.19.1 accelerate==0.34.2 einops==0.6.1 pillow==11.0.0 -r tools/export/requirements.txt
     python tools/vectors/released_model.py --released PATH/TO/UHR-BAT --binary target/release/uhr-edge
 
-What is replaced in their code, and no more: `torch.randperm`, so that k-means starts from the tokens that uhr-edge draws from its seed; the towers' type, f32 for their f16.
+What is replaced in their code, and no more: `torch.randperm`, so that k-means starts from the tokens that uhr-edge draws from its seed; the tower's type, f32 for their f16; the side of a
+tile, an argument that they leave at 336.
 Weights and picture are drawn anew until no comparison that decides (nearest centre, token against its region's mean, order of regions and tokens, best token of the answer)
 is closer than `LEAST`: an engine's rounding must not decide what is compared.
 """
@@ -17,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,7 +41,7 @@ MEAN, STD = [0.48, 0.46, 0.408], [0.27, 0.26, 0.28]
 SIZES = drawn.Sizes(
     image=56, vision_hidden=32, vision_layers=3, vision_heads=4, vision_ffn=64, layers=3, heads=4, kv_heads=2, head_dim=16, ffn=128, vocab=256, context=512,
 )  # fmt: skip
-LEAST = {"centres": 4e-4, "regions": 2e-3, "mean": 2e-3, "order": 2e-3, "answer": 5e-3}
+LEAST = {"centres": 5e-4, "regions": 4e-3, "mean": 4e-3, "order": 4e-3, "answer": 5e-3}
 DRAWS = 4000
 
 
@@ -116,7 +118,12 @@ def draw_checkpoint(folder, seed):
 
     drawn.Tensors.__call__ = louder
     try:
-        return drawn.save(folder, SIZES, seed)
+        # A table a view, of the view's own grid, which is fitted to a tile's; a good part of a row's own size, so that it decides something.
+        table = lambda side: 8 * drawn.Tensors(seed)(f"residual.{side}", [1, (side // SIZES.patch) ** 2, SIZES.hidden])
+        tensors = drawn.save(folder, SIZES, seed, {f"model.scale_pos_residuals.{side}": table(side) for side in VIEWS})
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"enable_scale_pos_residual": True}))
+        return tensors
     finally:
         drawn.Tensors.__call__ = plain
 
@@ -155,11 +162,12 @@ class Theirs:
         config._attn_implementation = "eager"
         made = qwen.LlavaQwenForCausalLM(config).eval().float()
         made.get_vision_tower().vision_tower.float()
+        for side in VIEWS:
+            made.get_model().scale_pos_residuals[str(side)] = torch.nn.Parameter(torch.zeros(1, (side // SIZES.patch) ** 2, SIZES.hidden))
         missing = made.load_state_dict({name: torch.from_numpy(values) for name, values in tensors.items()}).missing_keys
         left = [name for name in missing if "vision_tower" not in name and "multiscale_token_mlp" not in name]
         assert not left, f"their model wants {left}"
-        # A checkpoint without tables of residuals: theirs would otherwise draw some.
-        made.get_model()._scale_residual_initialized = True
+        made.encode_multiscale_tiles = partial(made.encode_multiscale_tiles, tile_size=SIZES.image)
         return made
 
     def prompt(self, tokenizer):
@@ -179,7 +187,8 @@ class Theirs:
             return seen["importance"]
 
         def selected(scores, embeds, *args, **named):
-            seen["scores"], seen["embeds"] = scores, embeds
+            residual = lambda view, rows: model._get_scale_pos_residual(view, SIZES.image // SIZES.patch, rows.device, rows.dtype)
+            seen["scores"], seen["embeds"] = scores, {view: rows + residual(view, rows) for view, rows in embeds.items()}
             with Watch(gaps):
                 seen["selection"] = select(scores, embeds, *args, **named)
             gaps.selection(scores)
