@@ -1,19 +1,6 @@
-//! GGUF bytes → a decoder, and one token through it.
 #![no_main]
 
-use std::sync::Arc;
+#[path = "../bodies/gguf.rs"]
+mod body;
 
-use libfuzzer_sys::fuzz_target;
-use uhr_edge::arena::KvCache;
-use uhr_edge::engine::decoder::Llama;
-use uhr_edge::engine::{Decoder, Segment};
-use uhr_edge::kernels::Pool;
-use uhr_edge::units::Tokens;
-
-fuzz_target!(|bytes: &[u8]| {
-    let file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
-    std::fs::write(file.path(), bytes).unwrap();
-    let Ok(mut decoder) = Llama::load(file.path(), Tokens(4), Arc::new(Pool::new(1))) else { return };
-    let mut kv = KvCache::new(decoder.shape().layers, decoder.shape().kv_width(), Tokens(4));
-    let _ = decoder.prefill(&mut kv, &[Segment::Ids(&[0])]);
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| body::run(bytes));

@@ -1,16 +1,6 @@
-//! safetensors bytes → Eq. 5 tables, and the whole `compress` command.
 #![no_main]
 
-use clap::Parser;
-use libfuzzer_sys::fuzz_target;
-use uhr_edge::cli::Cli;
-use uhr_edge::compress::Positions;
+#[path = "../bodies/tensors.rs"]
+mod body;
 
-fuzz_target!(|bytes: &[u8]| {
-    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
-    let (file, out) = (folder.path().join("in"), folder.path().join("out"));
-    std::fs::write(&file, bytes).unwrap();
-    let _ = Positions::load(&file, 2, 4);
-    let args = ["uhr-edge", "compress", file.to_str().unwrap(), "--out", out.to_str().unwrap(), "--budget", "5,5", "--threads", "1"];
-    let _ = Cli::try_parse_from(args).unwrap().run();
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| body::run(bytes));
