@@ -93,7 +93,9 @@ struct Memory {
 
 impl Memory {
     fn read(bytes: &[u8]) -> Result<Self, String> {
-        postcard::from_bytes(bytes).map_err(|error| format!("memory of timestamps: wanted version 1, found {error}"))
+        let memory: Self = postcard::from_bytes(bytes).map_err(|error| format!("memory of timestamps: wanted version 1, found {error}"))?;
+        let largest = memory.streams.iter().map(|stream| stream.last).fold(memory.forgotten.max(memory.own), u64::max);
+        if largest > MOST { Err(format!("memory of timestamps: wanted 48 bits, found {largest}")) } else { Ok(memory) }
     }
 
     fn find(&self, stream: &Stream) -> Option<usize> {
@@ -399,6 +401,19 @@ mod tests {
 
     fn signing(link: u8, floors: &Shared) -> Signing {
         Signing::new(Key::from_passphrase("a long passphrase").unwrap(), link, Box::new(floors.clone())).unwrap()
+    }
+
+    #[test]
+    fn a_memory_of_more_than_48_bits_is_none() {
+        let stream = |last| Stream { system: 1, component: 1, link: 0, last };
+        let cases = [(MOST + 1, 0, 0), (0, u64::MAX, 0), (0, 0, MOST + 1)];
+        for (last, forgotten, own) in cases {
+            let memory = Memory { streams: [stream(last)].into_iter().collect(), forgotten, own };
+            let floors =
+                Shared(Arc::new(Mutex::new(Some(postcard::to_slice(&memory, &mut [0; MAX_STORED]).unwrap().to_vec()))), Arc::default());
+            let found = Timestamps::open(Box::new(floors)).err();
+            assert_eq!(found, Some(format!("memory of timestamps: wanted 48 bits, found {}", last.max(forgotten).max(own))));
+        }
     }
 
     #[test]
