@@ -1,4 +1,4 @@
-"""jetson/install.sh below a folder of its own: once, twice, checked, damaged, taken away; and the unit by systemd's own verifier."""
+"""jetson/install.sh below a folder of its own: once, twice, checked, damaged, taken away; which profile a board gets; and the unit by systemd's own verifier."""
 
 import argparse
 import shutil
@@ -7,6 +7,18 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+
+# Name in the device tree, MiB of memory, profile.
+BOARDS = [
+    ("NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super\0", 7620, "orin-nano-8"),
+    ("NVIDIA Jetson Orin Nano Developer Kit\0", 3800, "host"),
+    ("NVIDIA Jetson Orin NX Engineering Reference Developer Kit\0", 15656, "orin-nx-16"),
+    ("NVIDIA Jetson AGX Orin Developer Kit\0", 62841, "agx-orin-64"),
+    ("NVIDIA Jetson AGX Orin Developer Kit\0", 30697, "host"),
+    ("NVIDIA Jetson AGX Thor Developer Kit\0", 125772, "thor"),
+    ("Raspberry Pi 5 Model B Rev 1.0\0", 8062, "host"),
+    (None, 24000, "host"),
+]
 
 
 def main():
@@ -21,6 +33,19 @@ def main():
             done = subprocess.run([ROOT / "jetson/install.sh", *more, "--root", root], capture_output=True, text=True)
             assert done.returncode == code, (more, done.returncode, done.stdout, done.stderr)
             return done.stdout
+
+        refused = subprocess.run([ROOT / "jetson/install.sh", "--profile", "orin", "--root", root], capture_output=True, text=True)
+        assert refused.returncode == 2 and "orin-nx-16" in refused.stderr and not root.exists(), refused
+        proc = Path(folder) / "proc"
+        (proc / "device-tree").mkdir(parents=True)
+        for name, mib, wanted in BOARDS:
+            (proc / "device-tree/model").unlink(missing_ok=True)
+            if name is not None:
+                (proc / "device-tree/model").write_text(name)
+            (proc / "meminfo").write_text(f"MemTotal:       {mib * 1024} kB\nMemFree:        1 kB\n")
+            read = f". {ROOT}/jetson/service.sh; board_profile {ROOT}/firmware-config {proc}"
+            found = subprocess.run(["bash", "-c", read], capture_output=True, text=True, check=True).stdout.strip()
+            assert found == wanted, (name, mib, found)
 
         said = script("--profile", "host", "--binary", args.binary.resolve())
         assert "wrote" in said and "installed" in said, said
