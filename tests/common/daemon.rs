@@ -17,11 +17,16 @@ pub fn profile(folder: &Path, more: &str) -> PathBuf {
     path
 }
 
+/// How long something that must come is waited for, so that a test which hangs ends; longer under an emulator, by the factor `UHR_PATIENCE`.
+pub fn patience() -> Duration {
+    Duration::from_secs(90) * std::env::var("UHR_PATIENCE").map_or(1, |factor| factor.parse().expect("UHR_PATIENCE is a whole number"))
+}
+
 /// Within a time that no machine is too busy for.
 pub fn soon(what: &str, mut happens: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !happens() {
-        assert!(begun.elapsed() < Duration::from_secs(90), "{what}: not in 90 s");
+        assert!(begun.elapsed() < patience(), "{what}: not in {:?}", patience());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -83,7 +88,7 @@ impl Place {
             if let Some(status) = daemon.child.try_wait().unwrap() {
                 panic!("the daemon ended: {status}: {}", self.log());
             }
-            assert!(begun.elapsed() < Duration::from_secs(90), "no status in 90 s: {}", self.log());
+            assert!(begun.elapsed() < patience(), "no status in {:?}: {}", patience(), self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
         daemon
@@ -148,7 +153,7 @@ impl Daemon {
         let mut last = self.status();
         let begun = Instant::now();
         while !holds(&last) {
-            assert!(begun.elapsed() < Duration::from_secs(90), "{what}: not in 90 s: {last:#?}");
+            assert!(begun.elapsed() < patience(), "{what}: not in {:?}: {last:#?}", patience());
             std::thread::sleep(Duration::from_millis(20));
             last = self.status();
         }
