@@ -11,7 +11,7 @@ use crate::config::{EngineKind, Manifest, Profile, Shim};
 use crate::engine::decoder::Llama;
 use crate::engine::onnx::{EncoderShape, OnnxEncoder, OnnxProjector, OnnxSegmenter};
 use crate::engine::scripted::{ScriptedDecoder, ScriptedEncoder, ScriptedProjector};
-use crate::engine::tensorrt::{Device, Libraries, ShimTable, fake};
+use crate::engine::tensorrt::{DecoderSizes, Device, Libraries, ShimTable, fake};
 use crate::engine::{Decoder, DecoderShape, EngineError, Projector, Segmenter, Tokenizer, VisionEncoder};
 use crate::kernels::Pool;
 use crate::pipeline::PipelineError;
@@ -57,6 +57,7 @@ impl Engines {
         let segmenter = if *method == Method::Segmenter { Some(segmenter(manifest)?) } else { None };
         let Choice { vision: vision_kind, language, device, said: chosen } = Choice::new(profile, manifest)?;
         let chunk = profile.engines.projection_chunk;
+        let sizes = DecoderSizes { positions: planner::positions(profile, manifest), chunk, visual: vision.shape.tokens(0) };
         // The made-up device's engines are the scripted ones.
         let made_up = matches!(language, EngineKind::Scripted | EngineKind::Tensorrt);
         let decoder: Box<dyn Decoder> = match language {
@@ -66,8 +67,7 @@ impl Engines {
                 let shape = DecoderShape { layers: manifest.language.interface_layer, vocab: tokenizer.len(), ..SCRIPTED };
                 match &device {
                     Some(device) if language == EngineKind::Tensorrt => {
-                        let positions = planner::positions(profile, manifest);
-                        Box::new(fake::decoder(device, shape, (stop, SCRIPTED_ANSWER), (positions, chunk))?)
+                        Box::new(fake::decoder(device, shape, (stop, SCRIPTED_ANSWER), sizes)?)
                     }
                     _ => Box::new(ScriptedDecoder::new(shape, stop, SCRIPTED_ANSWER)),
                 }

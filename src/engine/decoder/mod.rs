@@ -4,6 +4,7 @@
 //! UHR-BAT needs what no runtime offers together: rows given in place of ids, the attention of one layer, and memory that never grows. A
 //! prompt goes through in chunks of rows; every buffer is made at load, and no call after that allocates.
 
+mod embeddings;
 mod gguf;
 mod llama;
 mod rope;
@@ -17,6 +18,7 @@ use crate::config::ImportanceRows;
 use crate::engine::tensorrt::ShimError;
 use crate::units::Bytes;
 
+pub use embeddings::{Embed, Embeddings};
 pub use gguf::Gguf;
 pub use llama::Llama;
 
@@ -43,6 +45,8 @@ pub enum DecoderError {
     Device { doing: &'static str, source: ShimError },
     #[error("interface layer {found}: wanted 1 to {layers}")]
     Layer { found: usize, layers: usize },
+    #[error("interface layer {found}: wanted {wanted}, which the anchor pass's engine is of")]
+    EngineLayer { wanted: usize, found: usize },
 }
 
 /// Which values of a head are rotated together.
