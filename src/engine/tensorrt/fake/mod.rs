@@ -1,11 +1,13 @@
 //! A TensorRT library without TensorRT: devices in this process's memory, whose work is done later by a thread, and whose faults are foretold.
 //!
-//! Its engines are the scripted ones, so an answer is that of [`crate::engine::scripted`], by way of device memory, copies and events.
+//! Its engines are the scripted ones, so an answer is that of [`crate::engine::scripted`], by way of device memory, copies and events; or a package's
+//! own graphs, run on the CPU.
 //!
 //! # Why
 //! The code between the pipeline and a device is tried on any machine, at every point where a device can run out of memory or be lost. It is
 //! stricter than a real one where it can be: memory that nothing was copied to yet is poison, and every handle that is still open is counted.
 
+mod graph;
 mod kernel;
 mod network;
 mod queue;

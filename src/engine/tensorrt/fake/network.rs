@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 
+use crate::engine::tensorrt::fake::graph::Graph;
 use crate::engine::tensorrt::fake::kernel::Kernel;
 use crate::engine::tensorrt::shim::{Handle, TensorInfo};
 
@@ -21,27 +22,32 @@ pub(super) fn numbered(stem: &str, layer: usize) -> String {
 /// What runs.
 pub(super) enum Network {
     Scripted(Kernel),
+    Graph(Box<Graph>),
 }
 
 impl Network {
     /// The engine that `plan` says.
     pub fn read(plan: &[u8]) -> Option<(Self, Vec<Declared>)> {
-        let kernel = serde_json::from_slice(plan).ok().filter(|kernel: &Kernel| kernel.sound())?;
-        Some((Self::Scripted(kernel), kernel.tensors()))
+        let kernel = serde_json::from_slice(plan).ok().filter(|kernel: &Kernel| kernel.sound());
+        let scripted = kernel.map(|kernel| (Self::Scripted(kernel), kernel.tensors()));
+        scripted.or_else(|| Graph::read(plan).map(|(graph, declared)| (Self::Graph(Box::new(graph)), declared)))
     }
 
     /// Whether a run's dimensions go together; `given`: in the order of what is declared.
     pub fn admits(&self, given: impl Fn(usize) -> TensorInfo) -> bool {
         match self {
             Self::Scripted(kernel) => kernel.admits(given),
+            // Its own dimensions are found when it runs.
+            Self::Graph(_) => true,
         }
     }
 
     /// # Errors
     /// Why it can't: the device is lost then.
-    pub fn run(&self, tensors: &mut Tensors<'_>) -> Result<(), &'static str> {
+    pub fn run(&self, tensors: &mut Tensors<'_>) -> Result<(), String> {
         match self {
             Self::Scripted(kernel) => kernel.run(tensors),
+            Self::Graph(graph) => graph.run(tensors).map_err(|error| format!("a graph failed: {error:#}"))?,
         }
         Ok(())
     }
@@ -72,6 +78,10 @@ pub(super) struct Tensors<'a> {
 impl Tensors<'_> {
     fn buffer(&self, place: usize) -> usize {
         self.buffers.iter().position(|(handle, _)| *handle == self.bound[place].buffer).unwrap_or(0)
+    }
+
+    pub fn info(&self, place: usize) -> TensorInfo {
+        self.bound[place].tensor
     }
 
     pub fn values<T: bytemuck::AnyBitPattern>(&self, place: usize) -> &[T] {

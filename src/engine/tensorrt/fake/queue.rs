@@ -102,7 +102,7 @@ pub(super) struct State {
     pub runs_left: Option<u32>,
     pub refuse_in: Option<u32>,
     /// Why the device is lost.
-    lost: Option<&'static str>,
+    lost: Option<String>,
     last_error: String,
     buffers: BTreeMap<Handle, Memory>,
     hosts: BTreeMap<Handle, Shared>,
@@ -296,8 +296,8 @@ fn deliver(to: &Shared, from: impl Iterator<Item = u64>, bytes: u64) {
 
 impl State {
     /// Refuses everything from now on and forgets its jobs.
-    fn lose(&mut self, why: &'static str) {
-        self.lost = Some(why);
+    fn lose(&mut self, why: impl Into<String>) {
+        self.lost = Some(why.into());
         self.queue.truncate(1);
         self.bound.clear();
     }
@@ -309,7 +309,7 @@ impl State {
 
     pub fn unplug(&mut self) {
         self.unplugged = true;
-        self.lost = Some("it was unplugged");
+        self.lost = Some("it was unplugged".into());
         self.queue.clear();
         self.bound.clear();
         self.done = self.enqueued;
@@ -330,7 +330,7 @@ impl State {
     }
 
     pub fn last_error(&self) -> String {
-        self.lost.map_or_else(|| self.last_error.clone(), str::to_owned)
+        self.lost.as_ref().unwrap_or(&self.last_error).clone()
     }
 
     /// What stands in a buffer now.
