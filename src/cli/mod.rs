@@ -291,6 +291,8 @@ fn engine_code(error: &EngineError) -> u8 {
     match error {
         EngineError::Full(_) => 3,
         EngineError::Run { .. } | EngineError::Length { .. } | EngineError::Device { .. } => 1,
+        EngineError::Built(error) if error.damaged() => 5,
+        EngineError::Built(_) => 1,
         EngineError::Decoder(DecoderError::Device { .. }) => 1,
         EngineError::Load { .. } | EngineError::Tensor { .. } | EngineError::Decoder(_) | EngineError::Tokenizer(_) => 5,
     }
