@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{BUILT_FOLDER, Manifest};
 use crate::engine::tensorrt::Identity;
 use crate::engine::tensorrt::graphs::{Graph, Limits};
-use crate::engine::tensorrt::plan::{PlanError, SEAL, told_digest, unsealed};
+use crate::engine::tensorrt::plan::{PlanError, SEAL, sealed_by};
 use crate::kernels::map_file;
 use crate::units::Bytes;
 
@@ -271,10 +271,7 @@ impl Built {
         let entry = self.record.graphs.get(graph.name()).ok_or_else(none)?;
         let path = self.folder.join(&entry.file);
         let plan = map_file(&path).map_err(|source| BuiltError::Read { path: path.clone(), source })?;
-        if let Err(source) = unsealed(&self.identity, &plan) {
-            return Err(BuiltError::Plan { path, source });
-        }
-        let found = told_digest(&plan);
+        let found = sealed_by(&self.identity, &plan).map_err(|source| BuiltError::Plan { path: path.clone(), source })?;
         if found != entry.plan {
             return Err(BuiltError::Other { path, wanted: entry.plan.clone(), found });
         }

@@ -46,8 +46,17 @@ pub fn sealed(identity: &Identity, plan: &[u8]) -> Vec<u8> {
     [&seal(identity, plan)[..], plan].concat()
 }
 
-/// The digest that a seal tells; empty of bytes that have no room for one.
-pub(super) fn told_digest(bytes: &[u8]) -> String {
+/// As [`unsealed`]: the SHA-256 of the plan in `bytes`.
+///
+/// # Errors
+/// What of it is not as wanted.
+pub fn sealed_by(identity: &Identity, bytes: &[u8]) -> Result<String, PlanError> {
+    unsealed(identity, bytes).map(|_| told_digest(bytes))
+}
+
+/// The plan's SHA-256 that a seal tells; empty of bytes that have no room for one.
+#[must_use]
+pub fn told_digest(bytes: &[u8]) -> String {
     bytes.get(SEAL - 32..SEAL).unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
