@@ -8,16 +8,23 @@
 //! merging need, and a few megabytes a question. Nothing here has run on a GPU: [`fake`] proves what is above the shim, and libraries that stand for
 //! TensorRT and the CUDA driver prove the real one (`jetson/shim`).
 
+mod builder;
+mod built;
 mod decoder;
 mod encoder;
 pub mod fake;
+mod graphs;
+mod onnx_file;
 mod plan;
 mod projector;
 mod shim;
 
+pub use builder::{Builder, builds_for, told_version};
+pub use built::{Built, BuiltError, Entry, RECORD, Record, SealedPlan, built_in};
 pub use decoder::{DecoderPlans, DecoderSizes, TensorrtDecoder};
 pub use encoder::TensorrtEncoder;
-pub use plan::{PlanError, SEAL, sealed};
+pub use graphs::{Axis, Graph, GraphError, Input, Limits, Shapes, Tensor};
+pub use plan::{PlanError, SEAL, seal, sealed, sealed_by, told_digest};
 pub use projector::{RowsOf, TensorrtProjector};
 pub use shim::{
     ABI_VERSION, Bound, Device, DeviceBuffer, DeviceEngine, Dtype, Element, HostBuffer, Identity, Libraries, Rows, ShimError, ShimTable,
