@@ -1,24 +1,28 @@
 //! The graphs that tools/export writes for TensorRT, behind the made-up library that runs them on the CPU: encoder, projector and decoder say what the
 //! CPU's own engines say of the same weights. What is shown is what the graphs compute and that they are bound right, not how TensorRT runs them.
-//! The package: tools/vectors/tensorrt_graphs.py.
+//! The same of a whole answer, by way of a folder of built engines. The package: tools/vectors/tensorrt_graphs.py.
 
 mod common;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::Random;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use uhr_edge::arena::KvCache;
-use uhr_edge::config::ImportanceRows;
+use uhr_edge::config::{ImportanceRows, Manifest, Profile};
 use uhr_edge::engine::decoder::{Embeddings, Llama, argmax};
 use uhr_edge::engine::onnx::{EncoderShape, OnnxEncoder, OnnxProjector};
 use uhr_edge::engine::tensorrt::fake::{self, FakeDevice, FakeSettings};
-use uhr_edge::engine::tensorrt::{DecoderPlans, DecoderSizes, Device, RowsOf, TensorrtDecoder, TensorrtEncoder, TensorrtProjector, sealed};
+use uhr_edge::engine::tensorrt::{
+    DecoderPlans, DecoderSizes, Device, Entry, Graph, Record, RowsOf, TensorrtDecoder, TensorrtEncoder, TensorrtProjector, built_in,
+    sealed, told_digest,
+};
 use uhr_edge::engine::{Decoder, Projector, Segment, VisionEncoder};
 use uhr_edge::kernels::Pool;
-use uhr_edge::units::{Px, Tokens};
+use uhr_edge::planner;
+use uhr_edge::units::{Bytes, Px, Tokens};
 
 /// Of products of f16 in these networks against products of f32: largest difference of a logit, of importance relative to its largest, of features.
 const LOGITS: f32 = 0.01;
@@ -168,4 +172,90 @@ fn features_and_rows_are_those_of_the_cpus_networks() {
         println!("{name}: within {off}");
         assert!(off < FEATURES, "{name}: {off}");
     }
+}
+
+/// The host's profile with engines of the made-up device, which stand in `plans`.
+fn profile(folder: &Path, [vision, language]: [&str; 2]) -> PathBuf {
+    let host = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("firmware-config/host.toml")).unwrap();
+    let plans = format!("shim = \"fake\"\nplans = {:?}\n", folder.join("plans"));
+    let text = host.replacen("vision = \"onnx\"", &format!("{plans}vision = \"{vision}\""), 1);
+    let text = text.replacen("language = \"gguf\"", &format!("language = \"{language}\""), 1);
+    // What the package's context has room for.
+    let text =
+        text.replacen("max-visual-tokens = 11100", "max-visual-tokens = 40", 1).replacen("budget = \"onboard\"", "budget = \"4,16\"", 1);
+    let file = folder.join(format!("{vision}-{language}.toml"));
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+/// The package's graphs as engines for the made-up device, recorded as `model build-engines` records them.
+fn build(profile: &Path, folder: &Path) -> PathBuf {
+    let manifest = Manifest::load(&file("")).unwrap();
+    let profile = Profile::load(common::path(profile)).unwrap();
+    let mut record = Record::new(&manifest, &fake::IDENTITY, planner::engine_limits(&profile, &manifest).unwrap());
+    let folder = built_in(&manifest.folder, Some(&folder.join("plans")), &fake::IDENTITY);
+    std::fs::create_dir_all(&folder).unwrap();
+    for graph in Graph::ALL {
+        let Some(source) = graph.file(manifest.tensorrt.as_ref().unwrap()) else { continue };
+        let onnx = std::fs::read(&source.path).unwrap();
+        let plan = sealed(&fake::IDENTITY, &onnx);
+        let file = format!("{graph}.plan");
+        std::fs::write(folder.join(&file), &plan).unwrap();
+        let entry = Entry {
+            file,
+            source: source.digest.to_string(),
+            weights: None,
+            shapes: "any".into(),
+            plan: told_digest(&plan),
+            bytes: Bytes(onnx.len() as u64),
+            seconds: 0.0,
+        };
+        record.graphs.insert(graph.name().into(), entry);
+    }
+    std::fs::write(folder.join("engines.toml"), toml::to_string(&record).unwrap()).unwrap();
+    folder
+}
+
+#[test]
+fn a_whole_answer_is_that_of_the_cpus_engines() {
+    let folder = tempfile::tempdir().unwrap();
+    let frame = folder.path().join("frame.png");
+    let pixels: Vec<u8> = (0..90 * 70 * 3_u32).map(|at| ((at * 7 / 3) ^ (at / 270 * 13)).to_le_bytes()[0]).collect();
+    std::fs::write(&frame, common::png(90, 70, png::ColorType::Rgb, &pixels)).unwrap();
+    let there = profile(folder.path(), ["tensorrt", "tensorrt"]);
+    let plans = build(&there, folder.path());
+    let package = file("");
+    let ask = |profile: &Path| {
+        let args = ["--profile", common::path(profile), "--model", common::path(&package), "--json", "ask", common::path(&frame)];
+        common::documents(&[&args[..], &["--budget", "4,16", "-q", "how many ships are there?", "-q", "w7 w9 w11 ?"]].concat())
+    };
+    let (wanted, found) = (ask(&profile(folder.path(), ["onnx", "gguf"])), ask(&there));
+    assert_eq!((wanted.len(), found.len()), (2, 2));
+    // Eighteen words, and of the other question none: its first token ends the answer.
+    assert!(found[0]["text"].as_str().is_some_and(|text| text.split(' ').count() > 8));
+    for (wanted, found) in wanted.iter().zip(&found) {
+        assert_eq!((&wanted["text"], &wanted["finish"]), (&found["text"], &found["finish"]));
+        assert_eq!(wanted["receipt"]["budget"], found["receipt"]["budget"]);
+        let engines = &found["receipt"]["engines"];
+        assert_eq!((&engines["encoder"], &engines["decoder"]), (&"tensorrt fake".into(), &"tensorrt fake".into()), "{engines}");
+        let memory = |key: &str| found["receipt"]["memory"][key].as_f64().unwrap();
+        assert!(memory("peak_bytes") <= 1.1 * memory("planned_bytes"));
+    }
+    // Left to what is there, with engines that are damaged: the CPU's, and why.
+    let engine = plans.join("step.plan");
+    let mut plan = std::fs::read(&engine).unwrap();
+    *plan.last_mut().unwrap() ^= 1;
+    std::fs::write(&engine, plan).unwrap();
+    let args = |profile: &Path| {
+        let package = package.clone();
+        ["--profile", common::path(profile), "--model", common::path(&package), "ask", common::path(&frame), "how many?"].map(str::to_owned)
+    };
+    let refused = args(&there);
+    let (code, said) = common::refusal(&refused.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(code == 5 && said.contains("step.plan") && said.contains("wanted SHA-256"), "{code}: {said}");
+    std::fs::remove_file(&engine).unwrap();
+    let auto = args(&profile(folder.path(), ["auto", "auto"]));
+    let output = common::run(&auto.iter().map(String::as_str).collect::<Vec<_>>());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("engines: CPU; TensorRT missing: ") && said.contains("step.plan"), "{said}");
 }

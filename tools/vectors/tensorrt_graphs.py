@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT / "tools/export"))
 import decoder
 import drawn
 import export
+import package
 import vision
 
 # The interface layer is neither the first nor the last.
@@ -27,23 +28,30 @@ SIZES = drawn.Sizes(
 
 
 def main():
-    out, half = Path(sys.argv[1]), np.float16
+    out, half, opset = Path(sys.argv[1]), np.float16, decoder.OPSET
+    shutil.rmtree(out, ignore_errors=True)
     with tempfile.TemporaryDirectory() as work:
-        drawn.save(Path(work) / "checkpoint", SIZES, SEED)
-        settings = ["--name", "drawn", "--licence", "Apache-2.0", "--views", "28,56", "--interface-layer", str(INTERFACE), "--weights", "f16", "--without-tensorrt"]
-        made = Path(work) / "package"
-        checkpoint = export.export(export.parse([str(Path(work) / "checkpoint"), "--out", str(made), *settings]))
-        out.mkdir(parents=True, exist_ok=True)
-        for name in ["encoder.onnx", "projector.onnx", "token_mlp.onnx", "decoder.gguf"]:
-            shutil.copyfile(made / name, out / name)
-    graphs, opset = out / export.TENSORRT, decoder.OPSET
-    graphs.mkdir(exist_ok=True)
-    vision.encoder(checkpoint.tower, opset, half, half).save(graphs / "encoder.onnx")
-    vision.mlp(checkpoint.projector, ("features", "rows"), opset, half, (half, np.float32)).save(graphs / "projector.onnx")
-    vision.mlp(checkpoint.token_mlp, ("tokens", "refined"), opset, half, (half, np.float32)).save(graphs / "token_mlp.onnx")
-    decoder.run(checkpoint.decoder, None, 16, half).save(graphs / "prefill.onnx")
-    decoder.run(checkpoint.decoder, None, 16, half, rows=1).save(graphs / "step.onnx")
-    decoder.anchor(checkpoint.decoder, INTERFACE, None, 16, half).save(graphs / "anchor.onnx")
+        source, made = Path(work) / "checkpoint", Path(work) / "package"
+        drawn.save(source, SIZES, SEED)
+        options = ["--name", "drawn", "--licence", "Apache-2.0", "--views", "28,56", "--interface-layer", str(INTERFACE), "--weights", "f16"]
+        settings = export.parse([str(source), "--out", str(made), "--without-tensorrt", *options])
+        checkpoint = export.export(settings)
+        shutil.copytree(made, out)
+    graphs = out / export.TENSORRT
+    graphs.mkdir()
+    made = {
+        "encoder": vision.encoder(checkpoint.tower, opset, half, half),
+        "projector": vision.mlp(checkpoint.projector, ("features", "rows"), opset, half, (half, np.float32)),
+        "token-mlp": vision.mlp(checkpoint.token_mlp, ("tokens", "refined"), opset, half, (half, np.float32)),
+        "prefill": decoder.run(checkpoint.decoder, None, 16, half),
+        "step": decoder.run(checkpoint.decoder, None, 16, half, rows=1),
+        "anchor": decoder.anchor(checkpoint.decoder, INTERFACE, None, 16, half),
+    }
+    files = {key: f"{key.replace('-', '_')}.onnx" for key in made}
+    for key, graph in made.items():
+        graph.save(graphs / files[key])
+    named = {key: f"{export.TENSORRT}/{file}" for key, file in files.items()}
+    package.manifest(out, settings.name, settings.licence, checkpoint.tower, settings, {"token_mlp.onnx"}, named)
 
 
 if __name__ == "__main__":

@@ -105,6 +105,10 @@ pub trait Decoder: Send {
     fn shape(&self) -> &DecoderShape;
     fn weights(&self) -> Bytes;
     fn workspace(&self) -> Bytes;
+    /// Whether keys and values stand in the caller's cache, which otherwise only counts positions.
+    fn caches(&self) -> bool {
+        true
+    }
     /// Importance (Eq. 2): runs layers 1 to L−1 over the segments, layer L as far as its attention, and writes for each position of segment
     /// `image` the mean over heads and over the rows after the image; `looked_at`: L, and which of the rows. `scores`: `[positions of the image]`.
     fn attend(

@@ -340,6 +340,10 @@ impl Decoder for TensorrtDecoder {
         self.memory.bytes()
     }
 
+    fn caches(&self) -> bool {
+        false
+    }
+
     /// No sequence is there afterwards.
     fn attend(
         &mut self,
