@@ -11,7 +11,7 @@ use crate::config::{EngineKind, Manifest, Profile, Shim};
 use crate::engine::decoder::Llama;
 use crate::engine::onnx::{EncoderShape, OnnxEncoder, OnnxProjector, OnnxSegmenter};
 use crate::engine::scripted::{ScriptedDecoder, ScriptedEncoder, ScriptedProjector};
-use crate::engine::tensorrt::{Device, Libraries, ShimTable, fake};
+use crate::engine::tensorrt::{Built, Device, Libraries, ShimTable, built_in, fake};
 use crate::engine::{Decoder, DecoderShape, EngineError, Projector, Segmenter, Tokenizer, VisionEncoder};
 use crate::kernels::Pool;
 use crate::pipeline::PipelineError;
@@ -157,13 +157,13 @@ impl Choice {
     ///
     /// # Errors
     /// An engine that must be on a device, without one.
-    fn new(profile: &Profile, manifest: &Manifest) -> Result<Self, EngineError> {
+    fn new(profile: &Profile, manifest: &Manifest) -> Result<Self, PipelineError> {
         let (vision, language) = (profile.engines.vision, profile.engines.language);
         let any = |kind| vision == kind || language == kind;
         if !any(EngineKind::Tensorrt) && !any(EngineKind::Auto) {
             return Ok(Self { vision, language, device: None, said: None });
         }
-        let (device, on, said) = match device(&profile.engines.shim, manifest) {
+        let (device, on, said) = match device(profile, manifest) {
             Ok(device) => (Some(device), [EngineKind::Tensorrt; 2], "TensorRT".to_owned()),
             Err(error) if any(EngineKind::Tensorrt) => return Err(error),
             Err(error) => (None, [EngineKind::Onnx, EngineKind::Gguf], format!("CPU; TensorRT missing: {error}")),
@@ -174,18 +174,22 @@ impl Choice {
     }
 }
 
-/// The first GPU, behind `shim`, with engines of the package for it.
-fn device(shim: &Shim, manifest: &Manifest) -> Result<Device, EngineError> {
+/// The first GPU, behind the profile's shim, with engines of the package for it.
+fn device(profile: &Profile, manifest: &Manifest) -> Result<Device, PipelineError> {
     let failed = |source| EngineError::Device { engine: "tensorrt", source };
-    match shim {
-        Shim::Fake => Device::open(&fake::table(), 0).map_err(failed),
-        Shim::Library(path) => {
-            let table = ShimTable::load(&Libraries { shim: path, tensorrt: None, cuda: None }).map_err(failed)?;
-            let device = Device::open(&table, 0).map_err(failed)?;
-            let reason = format!("{}: wanted engines of the package {}, found none in it", device.describe(), manifest.name);
-            Err(EngineError::Run { engine: "tensorrt", reason })
-        }
-    }
+    let path = match &profile.engines.shim {
+        Shim::Fake => return Ok(Device::open(&fake::table(), 0).map_err(failed)?),
+        Shim::Library(path) => path,
+    };
+    let table = ShimTable::load(&Libraries { shim: path, tensorrt: None, cuda: None }).map_err(failed)?;
+    let device = Device::open(&table, 0).map_err(failed)?;
+    let identity = device.identity().map_err(failed)?;
+    let folder = built_in(&manifest.folder, profile.engines.plans.as_deref(), &identity);
+    let built = Built::open(&folder, manifest, &identity).map_err(EngineError::from)?;
+    built.serves(&planner::engine_limits(profile, manifest)?).map_err(EngineError::from)?;
+    let reason =
+        format!("{}: wanted a program that loads engines, found one that only builds them: {}", device.describe(), folder.display());
+    Err(EngineError::Run { engine: "tensorrt", reason }.into())
 }
 
 /// The package's segmenter, run once.
