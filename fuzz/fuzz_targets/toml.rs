@@ -1,9 +1,8 @@
-//! Profiles, manifests and records of engines.
+//! Profiles and manifests.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use uhr_edge::config::{Manifest, Profile};
-use uhr_edge::engine::tensorrt::{RECORD, Record};
 
 fuzz_target!(|bytes: &[u8]| {
     let folder = tempfile::tempdir_in("/dev/shm").unwrap();
@@ -11,6 +10,4 @@ fuzz_target!(|bytes: &[u8]| {
     std::fs::write(&file, bytes).unwrap();
     let _ = Manifest::load(folder.path());
     let _ = Profile::load(file.to_str().unwrap());
-    std::fs::rename(file, folder.path().join(RECORD)).unwrap();
-    let _ = Record::read(folder.path());
 });
