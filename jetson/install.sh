@@ -64,7 +64,11 @@ install_all() {
   done
   put "$source_binary" "$bin" 755
   to=$share/models/$(basename "$source_model")
-  for file in "$source_model"/*; do put "$file" "$to/$(basename "$file")" 644; done
+  # Engines are of the machine that built them.
+  mkdir -p "$etc"
+  (cd "$source_model" && find . -path ./engines -prune -o -type f -print | sed 's|^\./||') > "$etc/.files"
+  while IFS= read -r file; do put "$source_model/$file" "$to/$file" 644; done < "$etc/.files"
+  rm "$etc/.files"
   # A profile that somebody changed is theirs.
   if [ ! -e "$etc/profile.toml" ]; then
     source_profile=$here/../firmware-config/$profile.toml

@@ -321,8 +321,7 @@ impl Place {
         if !ended.status.success() {
             return Err(CliError::Output(format!("{graph}: wanted {at} to end well, found {}; its last lines:{}", ended.status, last())));
         }
-        // An empty file can't be mapped.
-        let Ok(plan) = map_file(&raw) else {
+        let Some(plan) = map_file(&raw).ok().filter(|plan| !plan.is_empty()) else {
             return Err(CliError::Output(format!("{graph}: wanted a plan of {at}, found none; its last lines:{}", last())));
         };
         let seal = seal(&self.identity, &plan);
