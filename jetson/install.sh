@@ -61,7 +61,8 @@ install_all() {
   put "$here/service.sh" "$share/service.sh" 755
   local to
   to=$share/models/$(basename "$source_model")
-  while IFS= read -r file; do put "$source_model/$file" "$to/$file" 644; done < <(cd "$source_model" && find . -type f -printf '%P\n')
+  # Engines are of the machine that built them.
+  while IFS= read -r file; do put "$source_model/$file" "$to/$file" 644; done < <(cd "$source_model" && find . -path ./engines -prune -o -type f -printf '%P\n')
   for file in "$here"/../firmware-config/*.toml; do put "$file" "$share/profiles/$(basename "$file")" 644; done
   for file in "$here"/../samples/{drawn.jpg,drawn.json,LIC*}; do put "$file" "$share/samples/$(basename "$file")" 644; done
   for file in "$here"/../docs/*.md; do put "$file" "$doc/$(basename "$file")" 644; done

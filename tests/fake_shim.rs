@@ -17,7 +17,7 @@ use uhr_edge::compress::{Mode, Selector};
 use uhr_edge::config::{Budget, Manifest, Profile};
 use uhr_edge::engine::onnx::EncoderShape;
 use uhr_edge::engine::tensorrt::fake::{self, FakeDevice, FakeSettings, Live, POISON};
-use uhr_edge::engine::tensorrt::{Bound, Device, Dtype, ShimError, TensorInfo, TensorrtEncoder, sealed};
+use uhr_edge::engine::tensorrt::{Bound, DecoderSizes, Device, Dtype, Rows, ShimError, TensorInfo, TensorrtEncoder, sealed};
 use uhr_edge::engine::{Decoder, EngineError, Segment, VisionEncoder};
 use uhr_edge::imaging::{FrameSource, Limits};
 use uhr_edge::pipeline::{Engines, Frame, Pipeline, PipelineError, Request};
@@ -177,8 +177,8 @@ impl Bench {
         let tiles = EncoderShape { tile: vision.shape.tile(), patch: vision.shape.patch(), feature_dim: dim };
         engines.encoder = Box::new(fake::encoder(&device, tiles)?);
         engines.projector = Box::new(fake::projector(&device, chunk, dim, shape.hidden)?);
-        let positions = planner::positions(&self.profile, &self.manifest);
-        engines.decoder = Box::new(fake::decoder(&device, shape, (engines.stop[0], ANSWER), (positions, chunk))?);
+        let sizes = DecoderSizes { positions: planner::positions(&self.profile, &self.manifest), chunk, visual: vision.shape.tokens(0) };
+        engines.decoder = Box::new(fake::decoder(&device, shape, (engines.stop[0], ANSWER), sizes)?);
         Ok(engines)
     }
 
@@ -240,8 +240,8 @@ fn memory_that_runs_out_at_any_allocation_is_an_error_at_load_and_none_afterward
         nothing_is_open(&bench.fake);
         allocations += 1;
     };
-    // Three engines' memory: an encoder, a projector and four of a decoder, and their buffers on both sides.
-    assert_eq!(allocations, (1 + 8) + (1 + 4) + (4 + 9));
+    // Three engines' memory: an encoder, a projector and three of a decoder, and their buffers on both sides.
+    assert_eq!(allocations, (1 + 8) + (1 + 4) + (3 + 14));
     let live = bench.fake.live();
     let told = engines.encoder.bytes() + engines.projector.bytes() + engines.decoder.weights() + engines.decoder.workspace();
     assert!(told <= live.memory + live.host && told + Bytes(1_024) >= live.memory + live.host, "{told} of {live:?}");
@@ -443,12 +443,14 @@ fn what_is_reserved_is_all_there_is() {
     assert!(device.reserve(Bytes(1_024)).unwrap_err().to_string().contains("once, some, and first"));
 }
 
+const SIZES: DecoderSizes = DecoderSizes { positions: Tokens(10), chunk: Tokens(4), visual: Tokens(5) };
+
 #[test]
 fn a_decoder_on_the_device_keeps_to_its_positions() {
     let bench = Bench::new();
     let (fake, device) = opened();
     let shape = bench.scripted().decoder.shape().clone();
-    let mut decoder = fake::decoder(&device, shape.clone(), (1, ANSWER), (Tokens(10), Tokens(4))).unwrap();
+    let mut decoder = fake::decoder(&device, shape.clone(), (1, ANSWER), SIZES).unwrap();
     let mut kv = KvCache::new(shape.layers, shape.kv_width(), Tokens(20));
     let rows = vec![f16::ONE; 5 * shape.hidden];
     let segments = [Segment::Ids(&[2, 3]), Segment::Rows(&rows), Segment::Ids(&[4])];
@@ -490,4 +492,50 @@ fn tiles_on_their_way_two_at_a_time_come_back_in_order() {
     assert!(encoder.encode(&[0.0; 3], &mut [], &pool).is_err());
     drop((encoder, device));
     nothing_is_open(&fake);
+}
+
+#[test]
+fn rows_are_copied_and_zeroed_where_they_are_and_nowhere_else() {
+    let (fake, device) = opened();
+    let stream = device.stream().unwrap();
+    let mut host = device.host::<u32>("rows in", 12).unwrap();
+    let (from, to) = (device.buffer::<u32>("rows", 12).unwrap(), device.buffer::<u32>("places", 20).unwrap());
+    host.values_mut().unwrap().iter_mut().zip(1..).for_each(|(value, number)| *value = number);
+    stream.copy_in(&mut host, &from, 12).unwrap();
+    stream.zero_rows(&to, Rows { first: 0, pitch: 20 }, [1, 20]).unwrap();
+    let hold = fake.hold();
+    let (at, place) = (Rows { first: 1, pitch: 4 }, Rows { first: 2, pitch: 7 });
+    stream.copy_rows((&from, at), (&to, place), [3, 2]).unwrap();
+    stream.zero_rows(&to, Rows { first: 9, pitch: 7 }, [2, 1]).unwrap();
+    // Enqueued, and not begun.
+    assert!(fake.peek(&to).iter().all(|byte| *byte == 0 || *byte == POISON));
+    drop(hold);
+    let mut out = device.host::<u32>("places out", 20).unwrap();
+    stream.copy_out(&to, &mut out, 20).unwrap();
+    out.wait().unwrap();
+    assert_eq!(out.values().unwrap(), [0, 0, 2, 3, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 11, 0, 0]);
+    let refused = |at, place, size| stream.copy_rows((&from, at), (&to, place), size).unwrap_err().to_string();
+    let cases = [
+        (refused(at, place, [4, 2]), "rows: wanted 15 values, found room for 12"),
+        (refused(at, Rows { first: 6, ..place }, [3, 2]), "places: wanted 22 values, found room for 20"),
+        (refused(at, place, [2, 5]), "rows: wanted 5 values, found room for 4"),
+        (refused(at, Rows { first: 0, pitch: usize::MAX }, [3, 2]), "places: wanted 18446744073709551615 values"),
+        (stream.copy_rows((&from, at), (&from, at), [1, 1]).unwrap_err().to_string(), "copied onto themselves"),
+        (stream.zero_rows(&to, place, [4, 1]).unwrap_err().to_string(), "places: wanted 24 values, found room for 20"),
+    ];
+    cases.iter().for_each(|(found, wanted)| assert!(found.contains(wanted), "{found}"));
+}
+
+#[test]
+fn tensors_begin_at_multiples_of_what_tensorrt_wants() {
+    let (_fake, device) = opened();
+    let stream = device.stream().unwrap();
+    let engine = device.engine(&sealed(&fake::IDENTITY, PROJECT), &[]).unwrap();
+    let (features, rows) = (device.buffer::<f16>("features", 300).unwrap(), device.buffer::<f32>("rows", 70).unwrap());
+    let run = |first, bound: Bound<'_>| stream.enqueue(&engine, &[Bound::new(c"features", &features, &[2, 2]).at(first), bound]);
+    run(128, Bound::new(c"rows", &rows, &[2, 3]).at(64)).unwrap();
+    let off = run(127, Bound::new(c"rows", &rows, &[2, 3])).unwrap_err().to_string();
+    assert_eq!(off, "features: wanted it to begin at a multiple of 256 bytes, found 254");
+    let past = run(0, Bound::new(c"rows", &rows, &[2, 3]).at(65)).unwrap_err().to_string();
+    assert_eq!(past, "rows: wanted 71 values, found room for 70");
 }

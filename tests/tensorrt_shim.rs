@@ -5,12 +5,16 @@ mod shim;
 
 use half::f16;
 use shim::Bench;
-use uhr_edge::engine::VisionEncoder;
+use uhr_edge::arena::KvCache;
+use uhr_edge::config::ImportanceRows;
+use uhr_edge::engine::decoder::Embed;
 use uhr_edge::engine::onnx::EncoderShape;
 use uhr_edge::engine::tensorrt::{
-    Bound, Device, Dtype, Identity, Libraries, SEAL, ShimError, ShimTable, TensorInfo, TensorrtEncoder, sealed,
+    Bound, DecoderPlans, DecoderSizes, Device, Dtype, Identity, Libraries, Rows, SEAL, ShimError, ShimTable, TensorInfo, TensorrtDecoder,
+    TensorrtEncoder, sealed,
 };
-use uhr_edge::units::{Bytes, Px};
+use uhr_edge::engine::{Decoder, DecoderError, DecoderShape, Segment, VisionEncoder};
+use uhr_edge::units::{Bytes, Px, Tokens};
 
 /// What all memory is taken from.
 const RESERVED: Bytes = Bytes(16_384);
@@ -321,6 +325,7 @@ fn runs_of_other_shapes_enqueue_nothing() {
         vec![one, Bound::new(c"rows", &rows, &[12])],
         vec![one, Bound::new(c"rows", &ids, &[4, 3])],
         vec![Bound::new(c"features", &features, &[9, 2]), Bound::new(c"rows", &rows, &[9, 3])],
+        vec![one, one],
     ];
     for bound in cases {
         let found = stream.enqueue(&engine, &bound).unwrap_err();
@@ -355,7 +360,7 @@ fn libraries_that_will_not_do_are_told_by_name() {
     let (major, minor) = bench.headers();
     let (shim, tensorrt, cuda) = ("libuhr_shim.so", "libfakenvinfer.so", "libfakecuda.so");
     let other = bench.path("other.cpp");
-    std::fs::write(&other, "extern \"C\" unsigned uhr_shim_abi_version(void) { return 2; }\n").unwrap();
+    std::fs::write(&other, "extern \"C\" unsigned uhr_shim_abi_version(void) { return 1; }\n").unwrap();
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let built =
         std::process::Command::new(compiler).args(["-shared", "-fPIC"]).arg(&other).arg("-o").arg(bench.path("libother.so")).status();
@@ -364,7 +369,7 @@ fn libraries_that_will_not_do_are_told_by_name() {
         ([shim, "libnone.so", cuda], "TensorRT: wanted a library that loads, found: "),
         (["libnone.so", tensorrt, cuda], "libnone.so: wanted a library that loads, found: "),
         ([tensorrt, tensorrt, cuda], "found one missing: "),
-        (["libother.so", tensorrt, cuda], "TensorRT shim: wanted ABI version 1, found 2"),
+        (["libother.so", tensorrt, cuda], "TensorRT shim: wanted ABI version 2, found 1"),
         ([shim, cuda, cuda], "libfakecuda.so: getInferLibMajorVersion"),
         ([shim, "libfakenvinfer-DFAKE_LACKS.so", cuda], "createInferRuntime_INTERNAL"),
         ([shim, tensorrt, "libfakecuda-DFAKE_LACKS.so"], "libfakecuda-DFAKE_LACKS.so: cuEventQuery"),
@@ -435,6 +440,178 @@ fn the_encoder_runs_over_the_real_shim() {
     assert_eq!(encoder.bytes(), Bytes(5_120 + 3_072 + 2 * 2 * (192 + 40)));
     drop((encoder, device));
     assert_eq!(bench.live(), 0);
+}
+
+/// A row of an id: what it is, everywhere.
+struct Table;
+
+impl Embed for Table {
+    fn embed(&mut self, id: u32, row: &mut [f16]) {
+        row.fill(f16::from_f32(id as f32));
+    }
+
+    fn bytes(&self) -> Bytes {
+        Bytes(0)
+    }
+}
+
+/// Two layers, the second of them the interface layer.
+const SHAPE: DecoderShape = DecoderShape { layers: 2, heads: 1, kv_heads: 1, head_dim: 2, hidden: 4, ffn: 32, vocab: 3, context: 512 };
+
+/// Plans as `tools/export` would have them.
+fn decoder_plans(bench: &Bench) -> [Vec<u8>; 3] {
+    let caches = |blocks: &[&str]| blocks.iter().map(|block| format!("in {block} 1 -1,2\n")).collect::<String>();
+    let new = |rows: &str, blocks: &[&str]| blocks.iter().map(|block| format!("out {block} 1 {rows},2\n")).collect::<String>();
+    let head = |rows: &str| format!("in inputs_embeds 1 {rows},4\nin length 3 1\n");
+    let (cached, made) = (["k_cache_0", "v_cache_0", "k_cache_1", "v_cache_1"], ["new_k_0", "new_v_0", "new_k_1", "new_v_1"]);
+    let run = |rows: &str| format!("{}{}{}out logits 0 3\n", head(rows), caches(&cached), new(rows, &made));
+    let looks = "in query_rows 3 -1\nin visual_keys 3 -1\n";
+    let anchor = format!("{}{looks}{}{}out importance 0 -1 like=visual_keys\n", head("-1"), caches(&cached[..3]), new("-1", &made[..3]));
+    [run("-1"), run("1"), anchor].map(|tensors| plan(bench, "sm=86 weights=256 workspace=0", &tensors))
+}
+
+/// Importance of two rows, a prompt of three positions in runs of two, and a token; then everything is closed again.
+fn answer(table: &ShimTable, [prefill, step, anchor]: &[Vec<u8>; 3], mut mark: impl FnMut()) -> Result<Vec<f32>, DecoderError> {
+    let on = |source| DecoderError::Device { doing: "open", source };
+    let device = Device::open(table, 0).map_err(on)?;
+    device.reserve(RESERVED).map_err(on)?;
+    let sizes = DecoderSizes { positions: Tokens(300), chunk: Tokens(2), visual: Tokens(2) };
+    let mut decoder = TensorrtDecoder::load(&device, &DecoderPlans { prefill, step, anchor }, (Box::new(Table), SHAPE), 2, sizes)?;
+    let mut kv = KvCache::new(SHAPE.layers, SHAPE.kv_width(), Tokens(300));
+    let rows = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0].map(f16::from_f32);
+    let mut scores = [0.0; 2];
+    mark();
+    decoder.attend(&mut kv, &[Segment::Rows(&rows), Segment::Ids(&[1])], 0, (2, ImportanceRows::AllText), &mut scores)?;
+    assert!(kv.is_empty());
+    mark();
+    decoder.prefill(&mut kv, &[Segment::Ids(&[2]), Segment::Rows(&rows)])?;
+    mark();
+    decoder.step(&mut kv, 1)?;
+    assert_eq!(kv.len(), Tokens(4));
+    mark();
+    Ok([&scores, decoder.logits()].concat())
+}
+
+#[test]
+fn a_decoders_calls_have_their_places() {
+    let Some(bench) = Bench::new() else { return };
+    let plans = decoder_plans(&bench);
+    let table = bench.load().unwrap();
+    let mut marks = Vec::new();
+    let found = answer(&table, &plans, || marks.push(bench.log().lines().count())).unwrap();
+    // Importance is made of the run's row of ones, logits of the token's.
+    let one = made(&f16::ONE.to_le_bytes(), 4 * 5);
+    assert_eq!(bytemuck::cast_slice::<f32, u8>(&found), one);
+    assert_eq!(bench.live(), 0);
+    let log = bench.log();
+    let told = |at: usize| {
+        let part = log.lines().take(marks[at + 1]).skip(marks[at]).filter(|line| !line.contains("getTensorShape"));
+        part.map(str::to_owned).collect::<Vec<_>>()
+    };
+    // In the one allocation: four blocks of 300 positions, each up to a multiple of 256 bytes, as many of a run's; rows, count, who looks at what, importance, logits.
+    let sent = |rows: usize, first: bool| {
+        let wait = |event: u8| if first { vec![] } else { vec![format!("cuEventSynchronize e{event}")] };
+        let mut calls = wait(1);
+        calls.extend([format!("cuMemcpyHtoDAsync m1+6144 h2+0 {} s7", 8 * rows), "cuEventRecord e1 s7".into()]);
+        calls.extend(wait(2));
+        calls.extend(["cuMemcpyHtoDAsync m1+6400 h3+0 4 s7".into(), "cuEventRecord e2 s7".into()]);
+        calls
+    };
+    let ran = |rows: usize, blocks: usize, looks: Option<[usize; 2]>, to: usize| {
+        let mut calls = Vec::new();
+        let mut input = |name: &str, dims: &str, place: usize| {
+            calls.extend([format!("context.setInputShape {name} {dims}"), format!("context.setTensorAddress {name} m1+{place}")]);
+        };
+        input("inputs_embeds", &format!("[{rows},4]"), 6_144);
+        input("length", "[1]", 6_400);
+        for block in 0..blocks {
+            input(["k_cache_0", "v_cache_0", "k_cache_1", "v_cache_1"][block], "[256,2]", 1_280 * block);
+        }
+        if let Some([asked, seen]) = looks {
+            input("query_rows", &format!("[{asked}]"), 6_656);
+            input("visual_keys", &format!("[{seen}]"), 6_912);
+        }
+        let new = |block: usize| {
+            format!("context.setTensorAddress {} m1+{}", ["new_k_0", "new_v_0", "new_k_1", "new_v_1"][block], 5_120 + 256 * block)
+        };
+        // Behind its cache, each.
+        (0..blocks).for_each(|block| calls.insert(6 + 3 * block, new(block)));
+        calls.push(looks.map_or("context.setTensorAddress logits m1+7424", |_| "context.setTensorAddress importance m1+7168").into());
+        calls.extend(["context.inferShapes".into(), "context.enqueueV3 s7".into()]);
+        calls.push(format!("cuMemcpy2DAsync m1+{to} every 1280 m1+5120 every 256 {}x{blocks} s7", 4 * rows));
+        calls
+    };
+    let looks = |seen: usize, first: bool| {
+        let waits = if first { vec![] } else { vec!["cuEventSynchronize e3".to_owned(), "cuEventSynchronize e4".into()] };
+        let copies = ["cuMemcpyHtoDAsync m1+6656 h4+0 4 s7".to_owned(), "cuEventRecord e3 s7".into()];
+        let more = [format!("cuMemcpyHtoDAsync m1+6912 h5+0 {} s7", 4 * seen), "cuEventRecord e4 s7".into()];
+        [waits, copies.to_vec(), more.to_vec()].concat()
+    };
+    let out = |copy: &str, event: u8| vec![copy.to_owned(), format!("cuEventRecord e{event} s7"), format!("cuEventSynchronize e{event}")];
+    let logits = out("cuMemcpyDtoHAsync h7+0 m1+7424 12 s7", 6);
+    let seen = out("cuMemcpyDtoHAsync h6+0 m1+7168 8 s7", 5);
+    let attend =
+        [sent(2, true), looks(1, true), ran(2, 3, Some([1, 1]), 0), sent(1, false), looks(2, false), ran(1, 3, Some([1, 2]), 8), seen];
+    // Zeros over the pass before.
+    let zeros = vec!["cuMemsetD2D8Async m1+0 every 1280 0 12x4 s7".to_owned()];
+    let prefill = [zeros, sent(2, false), ran(2, 4, None, 0), sent(1, false), ran(1, 4, None, 8), logits.clone()];
+    let step = [sent(1, false), ran(1, 4, None, 12), logits];
+    for (at, wanted) in [attend.concat(), prefill.concat(), step.concat()].into_iter().enumerate() {
+        assert_eq!(told(at), wanted, "{at}");
+    }
+    assert!(log.contains("cuMemsetD2D8Async m1+0 every 1280 0 1280x4 s7\n"), "{log}");
+}
+
+#[test]
+fn a_fault_at_any_call_of_a_decoder_leaves_nothing_behind() {
+    let Some(bench) = Bench::new() else { return };
+    let plans = decoder_plans(&bench);
+    let ask = || {
+        let table = bench.load().map_err(|source| DecoderError::Device { doing: "open", source })?;
+        answer(&table, &plans, || ())
+    };
+    ask().unwrap();
+    let calls = bench.calls();
+    let closing = ["cuMemFree", "Destroy", "Release"];
+    for with in [1, 719] {
+        for number in 0..calls {
+            bench.reset();
+            bench.fail_at(number, with);
+            let found = ask();
+            let log = bench.log();
+            let failed = log.lines().zip(log.lines().skip(1)).find(|(_, next)| *next == "  fails").map(|(call, _)| call.to_owned());
+            let failed = failed.unwrap_or_else(|| panic!("{number} of {calls}: {log}"));
+            assert_eq!(found.is_err(), !closing.iter().any(|call| failed.contains(call)), "{failed}: {found:?}");
+            let late = ["cuMemcpy", "cuMemset", "cuEventRecord", "cuEventSynchronize"];
+            if with == 719 && late.iter().any(|call| failed.starts_with(call)) {
+                let lost = matches!(&found, Err(DecoderError::Device { source: ShimError::Lost { .. }, .. }));
+                assert!(lost, "{failed}: {found:?}");
+            }
+            assert!(!log.contains("UNEXPECTED"), "{failed}: {log}");
+            assert_eq!(bench.live(), 0, "{failed} with {with}: {log}");
+        }
+    }
+}
+
+#[test]
+fn rows_are_copied_and_zeroed_where_they_are_and_nowhere_else() {
+    let Some(bench) = Bench::new() else { return };
+    let device = Device::open(&bench.load().unwrap(), 0).unwrap();
+    let stream = device.stream().unwrap();
+    let (mut host, mut out) = (device.host::<u32>("rows in", 12).unwrap(), device.host::<u32>("places out", 20).unwrap());
+    let (from, to) = (device.buffer::<u32>("rows", 12).unwrap(), device.buffer::<u32>("places", 20).unwrap());
+    host.values_mut().unwrap().iter_mut().zip(1..).for_each(|(value, number)| *value = number);
+    stream.copy_in(&mut host, &from, 12).unwrap();
+    stream.zero_rows(&to, Rows { first: 0, pitch: 20 }, [1, 20]).unwrap();
+    stream.copy_rows((&from, Rows { first: 1, pitch: 4 }), (&to, Rows { first: 2, pitch: 7 }), [3, 2]).unwrap();
+    stream.zero_rows(&to, Rows { first: 9, pitch: 7 }, [2, 1]).unwrap();
+    stream.copy_out(&to, &mut out, 20).unwrap();
+    out.wait().unwrap();
+    assert_eq!(out.values().unwrap(), [0, 0, 2, 3, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 11, 0, 0]);
+    let refused = stream.copy_rows((&from, Rows { first: 0, pitch: 1 }), (&from, Rows { first: 6, pitch: 1 }), [1, 1]).unwrap_err();
+    assert!(refused.to_string().contains("rows copied onto themselves"), "{refused}");
+    assert!(!bench.log().contains("cuMemcpy2DAsync m3+24"), "{}", bench.log());
+    stream.copy_rows((&from, Rows { first: 0, pitch: 1 }), (&to, Rows { first: 0, pitch: 1 }), [0, 1]).unwrap();
 }
 
 /// By hand, over a real runtime: `UHR_TENSORRT_LIBRARY` names it (`libnvinfer_lean.so.10` of the package `tensorrt_lean_cu12_libs`, or `libtensorrt_rtx.so.1` of

@@ -5,13 +5,14 @@
 #include <mutex>
 
 #include "driver.h"
+#include "uhr_shim.h"
 
 namespace uhr {
 
 class Arena {
 public:
     // What TensorRT and CUDA's own allocator keep to.
-    static constexpr std::uint64_t ALIGNMENT = 256;
+    static constexpr std::uint64_t ALIGNMENT = UHR_ALIGNMENT;
 
     // What is taken for `wanted` bytes.
     static constexpr std::uint64_t rounded(std::uint64_t wanted) {

@@ -313,6 +313,47 @@ uhr_status copy_out(uhr_handle device, uhr_handle stream, uhr_handle host, uhr_h
     return copy(device, stream, buffer, host, bytes, true);
 }
 
+// A place for rows in a buffer, or null with the reason told.
+std::shared_ptr<Buffer> rows_in(Device &device, const uhr_rows &at, std::uint64_t width, std::uint64_t rows) {
+    auto buffer = find(device, device.buffers, at.buffer);
+    std::uint64_t end = 0;
+    const bool overflows = __builtin_mul_overflow(rows == 0 ? 0 : rows - 1, at.pitch, &end) || __builtin_add_overflow(end, at.offset, &end) ||
+                           __builtin_add_overflow(end, width, &end);
+    if (buffer && !overflows && end <= buffer->bytes && width <= at.pitch) return buffer;
+    device.say(UHR_ARGUMENT, "rows that aren't in their memory");
+    return nullptr;
+}
+
+uhr_status copy_rows(uhr_handle handle, uhr_handle stream, uhr_rows from, uhr_rows to, std::uint64_t width, std::uint64_t rows) noexcept {
+    return on(handle, [&](Device &device) -> uhr_status {
+        auto queue = find(device, device.streams, stream);
+        if (!queue || from.buffer == to.buffer) return device.say(UHR_ARGUMENT, "rows copied onto themselves, or a stream that isn't this device's");
+        auto source = rows_in(device, from, width, rows), sink = rows_in(device, to, width, rows);
+        if (!source || !sink) return UHR_ARGUMENT;
+        if (width == 0 || rows == 0) return UHR_OK;
+        CuCopy2D copy{};
+        copy.from_kind = copy.to_kind = MEMORY_DEVICE;
+        copy.from = source->place + from.offset;
+        copy.to = sink->place + to.offset;
+        copy.from_pitch = from.pitch;
+        copy.to_pitch = to.pitch;
+        copy.width = width;
+        copy.height = rows;
+        return device.judge("copying rows", shim().driver.cuMemcpy2DAsync_v2(&copy, queue->stream));
+    });
+}
+
+uhr_status zero_rows(uhr_handle handle, uhr_handle stream, uhr_rows to, std::uint64_t width, std::uint64_t rows) noexcept {
+    return on(handle, [&](Device &device) -> uhr_status {
+        auto queue = find(device, device.streams, stream);
+        if (!queue) return device.say(UHR_ARGUMENT, "a stream that isn't this device's");
+        auto sink = rows_in(device, to, width, rows);
+        if (!sink) return UHR_ARGUMENT;
+        if (width == 0 || rows == 0) return UHR_OK;
+        return device.judge("zeroing rows", shim().driver.cuMemsetD2D8Async(sink->place + to.offset, to.pitch, 0, width, rows, queue->stream));
+    });
+}
+
 }  // namespace
 
 void *Weights::allocate(std::uint64_t const size, std::uint64_t const alignment, nvinfer1::AllocatorFlags const) noexcept {
@@ -354,7 +395,8 @@ void fill_device(uhr_table &table) {
     table = uhr_table{abi_version, device_count, device_open,  device_close, describe,     last_error,    memory,
                       buffer_alloc, buffer_free, host_alloc,   host_free,    stream_open,  stream_close,  engine_open,
                       engine_bytes, engine_tensor, engine_close, copy_in,    copy_out,     enqueue,       event_open,
-                      event_close,  event_record,  event_query,  event_wait, reserve,      identity};
+                      event_close,  event_record,  event_query,  event_wait, reserve,      identity,      copy_rows,
+                      zero_rows};
 }
 
 }  // namespace uhr

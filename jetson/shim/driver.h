@@ -25,8 +25,27 @@ constexpr CuResult CUDA_NOT_READY = 600;
 constexpr unsigned STREAM_NON_BLOCKING = 1;
 // Waits sleep instead of spinning; nothing is timed.
 constexpr unsigned EVENT_FLAGS = 1 | 2;
+constexpr int MEMORY_DEVICE = 2;
 constexpr int COMPUTE_MAJOR = 75;
 constexpr int COMPUTE_MINOR = 76;
+
+// CUDA_MEMCPY2D of cuda.h.
+struct CuCopy2D {
+    std::size_t from_x, from_y;
+    int from_kind;
+    const void *from_host;
+    CuPointer from;
+    void *from_array;
+    std::size_t from_pitch;
+    std::size_t to_x, to_y;
+    int to_kind;
+    void *to_host;
+    CuPointer to;
+    void *to_array;
+    std::size_t to_pitch;
+    std::size_t width, height;
+};
+static_assert(sizeof(CuCopy2D) == 128, "cuda.h's own, of a 64-bit machine");
 
 // Name in the library, and its type. The suffixes are the 64-bit versions that cuda.h's own macros choose.
 #define UHR_CUDA(X)                                                                                 \
@@ -47,6 +66,8 @@ constexpr int COMPUTE_MINOR = 76;
     X(cuMemFreeHost, CuResult(void *))                                                              \
     X(cuMemcpyHtoDAsync_v2, CuResult(CuPointer, const void *, std::size_t, CuStream))               \
     X(cuMemcpyDtoHAsync_v2, CuResult(void *, CuPointer, std::size_t, CuStream))                     \
+    X(cuMemcpy2DAsync_v2, CuResult(const CuCopy2D *, CuStream))                                     \
+    X(cuMemsetD2D8Async, CuResult(CuPointer, std::size_t, unsigned char, std::size_t, std::size_t, CuStream)) \
     X(cuStreamCreate, CuResult(CuStream *, unsigned))                                               \
     X(cuStreamDestroy_v2, CuResult(CuStream))                                                       \
     X(cuStreamQuery, CuResult(CuStream))                                                            \

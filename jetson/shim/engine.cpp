@@ -16,6 +16,15 @@ struct Tensor {
     uhr_tensor declared{};
     // The input whose memory this output is; none if empty.
     std::string alias;
+    // Which binding of the run that is set up now, or NONE.
+    std::uint32_t bound = NONE;
+    static constexpr std::uint32_t NONE = UINT32_MAX;
+};
+
+// A binding of the run that is set up now: which tensor, and where.
+struct Placed {
+    std::size_t tensor;
+    CuPointer place;
 };
 
 Dims dims_of(const uhr_tensor &tensor) {
@@ -69,11 +78,26 @@ struct Engine {
     CuPointer workspace = 0;
     std::uint64_t bytes = 0;
     std::vector<Tensor> tensors;
+    // As many as there are tensors; what a run is set up with stands there for the next, which mostly binds the same tensors in the same order.
+    std::vector<Placed> placed;
 
     const Tensor *tensor(const char *name) const {
-        auto found = std::find_if(tensors.begin(), tensors.end(), [&](const Tensor &tensor) { return tensor.name == name; });
-        return found == tensors.end() ? nullptr : &*found;
+        const std::size_t at = index(name, 0);
+        return at == tensors.size() ? nullptr : &tensors[at];
     }
+
+    // Which tensor is called `name`, looked for from `hint` on; how many there are where none is.
+    std::size_t index(const char *name, std::size_t hint) const {
+        const std::size_t count = tensors.size();
+        for (std::size_t step = 0; name != nullptr && step < count; ++step) {
+            const std::size_t at = (hint + step) % count;
+            if (tensors[at].name == name) return at;
+        }
+        return count;
+    }
+
+    // Of a tensor that is bound.
+    void *place(const Tensor &tensor) const { return reinterpret_cast<void *>(placed[tensor.bound].place); }
 
     void close(Device &device) {
         delete context;
@@ -110,6 +134,8 @@ uhr_status read_tensors(Device &device, Engine &engine) {
 #endif
         engine.tensors.push_back(std::move(tensor));
     }
+    engine.placed.resize(engine.tensors.size());
+    for (std::size_t at = 0; at < engine.placed.size(); ++at) engine.placed[at] = {at, 0};
     return UHR_OK;
 }
 
@@ -139,24 +165,30 @@ uhr_status build(Device &device, const std::uint8_t *plan, std::uint64_t bytes, 
     return UHR_OK;
 }
 
-// Names, types, dimensions and room of a run, and that no tensor is left out.
-uhr_status admit(Device &device, const Engine &engine, const uhr_binding *bindings, std::uint32_t count,
-                 std::vector<std::shared_ptr<Buffer>> &buffers) {
+// Names, types, dimensions and room of a run, and that no tensor is left out. Nothing is allocated.
+uhr_status admit(Device &device, Engine &engine, const uhr_binding *bindings, std::uint32_t count) {
+    for (Tensor &tensor : engine.tensors) tensor.bound = Tensor::NONE;
+    if (count > engine.tensors.size()) return device.say(UHR_SHAPE, "more tensors than the engine's");
     for (std::uint32_t at = 0; at < count; ++at) {
         const uhr_binding &given = bindings[at];
-        const Tensor *tensor = given.name == nullptr ? nullptr : engine.tensor(given.name);
-        if (tensor == nullptr || !admits(tensor->declared, given.tensor)) return device.say(UHR_SHAPE, "a tensor that isn't the engine's");
+        Placed &placed = engine.placed[at];
+        placed.tensor = engine.index(given.name, placed.tensor);
+        if (placed.tensor == engine.tensors.size()) return device.say(UHR_SHAPE, "a tensor that isn't the engine's");
+        Tensor &tensor = engine.tensors[placed.tensor];
+        if (tensor.bound != Tensor::NONE) return device.say(UHR_SHAPE, "tensor " + tensor.name + ": wanted once");
+        if (!admits(tensor.declared, given.tensor)) return device.say(UHR_SHAPE, "tensor " + tensor.name + ": not as the engine has it");
         auto buffer = find(device, device.buffers, given.buffer);
         const std::uint64_t bytes = bytes_of(given.tensor);
-        if (!buffer || bytes == 0 || bytes > buffer->bytes) return device.say(UHR_ARGUMENT, "tensor " + tensor->name + ": larger than its memory");
-        buffers.push_back(std::move(buffer));
+        if (given.offset % UHR_ALIGNMENT != 0) return device.say(UHR_ARGUMENT, "tensor " + tensor.name + ": begins between multiples of 256 bytes");
+        if (!buffer || bytes == 0 || given.offset > buffer->bytes || bytes > buffer->bytes - given.offset)
+            return device.say(UHR_ARGUMENT, "tensor " + tensor.name + ": larger than its memory");
+        placed.place = buffer->place + given.offset;
+        tensor.bound = at;
     }
     for (const Tensor &tensor : engine.tensors) {
-        const auto named = [&](const std::string &name) {
-            return std::count_if(bindings, bindings + count, [&](const uhr_binding &given) { return name == given.name; });
-        };
-        if (named(tensor.name) != 1 && !(named(tensor.name) == 0 && !tensor.alias.empty() && named(tensor.alias) == 1))
-            return device.say(UHR_SHAPE, "tensor " + tensor.name + ": wanted once");
+        if (tensor.bound != Tensor::NONE) continue;
+        const Tensor *input = tensor.alias.empty() ? nullptr : engine.tensor(tensor.alias.c_str());
+        if (input == nullptr || input->bound == Tensor::NONE) return device.say(UHR_SHAPE, "tensor " + tensor.name + ": wanted once");
     }
     return UHR_OK;
 }
@@ -210,9 +242,8 @@ uhr_status enqueue(uhr_handle handle, uhr_handle stream, uhr_handle which, const
         auto engine = find(device, device.engines, which);
         auto queue = find(device, device.streams, stream);
         if (!engine || !queue) return device.say(UHR_ARGUMENT, "a run's engine or stream isn't this device's");
-        std::vector<std::shared_ptr<Buffer>> buffers;
-        if (uhr_status status = admit(device, *engine, bindings, count, buffers)) return status;
         std::lock_guard<std::mutex> lock(engine->mutex);
+        if (uhr_status status = admit(device, *engine, bindings, count)) return status;
         nvinfer1::IExecutionContext &context = *engine->context;
         logger().clear();
         auto refuse = [&](uhr_status status, const std::string &what) {
@@ -222,20 +253,20 @@ uhr_status enqueue(uhr_handle handle, uhr_handle stream, uhr_handle which, const
         };
         for (std::uint32_t at = 0; at < count; ++at) {
             const uhr_binding &given = bindings[at];
-            const Tensor &tensor = *engine->tensor(given.name);
-            void *place = reinterpret_cast<void *>(buffers[at]->place);
+            const Tensor &tensor = engine->tensors[engine->placed[at].tensor];
             if (tensor.input && !context.setInputShape(given.name, dims_of(given.tensor))) return refuse(UHR_SHAPE, "tensor " + tensor.name);
-            if (!context.setTensorAddress(given.name, place)) return refuse(UHR_FAILED, "tensor " + tensor.name);
-            for (const Tensor &output : engine->tensors) {
-                const auto bound = [&](const uhr_binding &other) { return output.name == other.name; };
-                if (output.alias != tensor.name || std::any_of(bindings, bindings + count, bound)) continue;
-                if (!context.setTensorAddress(output.name.c_str(), place)) return refuse(UHR_FAILED, "tensor " + output.name);
-            }
+            if (!context.setTensorAddress(given.name, engine->place(tensor))) return refuse(UHR_FAILED, "tensor " + tensor.name);
+        }
+        for (const Tensor &output : engine->tensors) {
+            if (output.bound != Tensor::NONE) continue;
+            // Of an alias, by `admit`.
+            void *place = engine->place(*engine->tensor(output.alias.c_str()));
+            if (!context.setTensorAddress(output.name.c_str(), place)) return refuse(UHR_FAILED, "tensor " + output.name);
         }
         if (context.inferShapes(0, nullptr) != 0) return refuse(UHR_SHAPE, "a run's shapes");
         for (std::uint32_t at = 0; at < count; ++at) {
             const uhr_binding &given = bindings[at];
-            if (!engine->tensor(given.name)->input && !same(context.getTensorShape(given.name), given.tensor))
+            if (!engine->tensors[engine->placed[at].tensor].input && !same(context.getTensorShape(given.name), given.tensor))
                 return device.say(UHR_SHAPE, std::string("tensor ") + given.name + ": not what the inputs make of it");
         }
         if (!context.enqueueV3(queue->stream)) return refuse(UHR_FAILED, "a run refused");

@@ -9,8 +9,10 @@ extern "C" {
 #endif
 
 /* Changes with any change of the table but functions added at its end. */
-#define UHR_SHIM_ABI_VERSION 1
+#define UHR_SHIM_ABI_VERSION 2
 #define UHR_MAX_DIMS 4
+/* Where in its buffer a tensor may begin. */
+#define UHR_ALIGNMENT 256
 
 typedef uint64_t uhr_handle; /* 0 is none */
 typedef int32_t uhr_status;  /* 0 and above went well */
@@ -42,8 +44,16 @@ typedef struct {
 typedef struct {
     const char *name;
     uhr_handle buffer;
+    uint64_t offset; /* bytes into the buffer, a multiple of UHR_ALIGNMENT */
     uhr_tensor tensor;
 } uhr_binding;
+
+/* Rows, each `pitch` bytes after the one before, the first `offset` bytes into the buffer. */
+typedef struct {
+    uhr_handle buffer;
+    uint64_t offset;
+    uint64_t pitch;
+} uhr_rows;
 
 typedef struct {
     uint32_t tensorrt[4]; /* major, minor, patch, build; 0 where the library doesn't tell */
@@ -79,6 +89,9 @@ typedef struct {
     /* The one allocation that all later buffers, weights and workspaces are taken from. Once, before any of them. */
     uhr_status (*reserve)(uhr_handle device, uint64_t bytes);
     uhr_status (*identity)(uhr_handle device, uhr_identity *identity);
+    /* `rows` rows of `width` bytes from one buffer of the device to another. */
+    uhr_status (*copy_rows)(uhr_handle device, uhr_handle stream, uhr_rows from, uhr_rows to, uint64_t width, uint64_t rows);
+    uhr_status (*zero_rows)(uhr_handle device, uhr_handle stream, uhr_rows to, uint64_t width, uint64_t rows);
 } uhr_table;
 
 /* The same in all versions; to be asked first. */

@@ -34,6 +34,12 @@ impl KvCache {
         Tokens::of(self.len)
     }
 
+    /// Positions that there is room for, taken or not.
+    #[must_use]
+    pub fn capacity(&self) -> Tokens {
+        Tokens::of(self.capacity)
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0

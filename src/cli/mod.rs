@@ -2,6 +2,7 @@
 
 mod ask;
 mod batch;
+mod build_engines;
 mod compress;
 mod gcs;
 mod journal;
@@ -25,6 +26,7 @@ use crate::cli::compress::CompressCliError;
 use crate::compress::CompressError;
 use crate::compress::regions::Method;
 use crate::config::{ConfigError, Manifest, Profile};
+use crate::engine::tensorrt::GraphError;
 use crate::engine::{DecoderError, EngineError};
 use crate::http::HttpError;
 use crate::imaging::{ImagingError, LabelMapError, Limits};
@@ -110,6 +112,8 @@ enum ModelCommand {
     Verify(model::VerifyArgs),
     /// Take in a package that tools/export made: verified, then copied whole or not at all
     Import(model::ImportArgs),
+    /// Build the package's engines for this device with TensorRT's own builder; what is recorded is not built again
+    BuildEngines(build_engines::BuildArgs),
     /// Logits of a decoder over given tokens, for parity with other runtimes
     Logits(model_logits::LogitsArgs),
 }
@@ -175,6 +179,10 @@ pub enum CliError {
     Compress(#[from] compress::CompressCliError),
     #[error(transparent)]
     Logits(#[from] model_logits::LogitsError),
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    #[error(transparent)]
+    Program(#[from] build_engines::ProgramError),
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]
@@ -199,7 +207,8 @@ impl CliError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::Output(_) | Self::Report(_) => 1,
+            Self::Output(_) | Self::Report(_) | Self::Program(_) => 1,
+            Self::Graph(_) => 5,
             Self::Link(LinkError::NoKey { .. }) => 2,
             Self::Link(_) => 1,
             Self::Key(error) => match error {
@@ -291,6 +300,8 @@ fn engine_code(error: &EngineError) -> u8 {
     match error {
         EngineError::Full(_) => 3,
         EngineError::Run { .. } | EngineError::Length { .. } | EngineError::Device { .. } => 1,
+        EngineError::Built(error) if error.damaged() => 5,
+        EngineError::Built(_) => 1,
         EngineError::Decoder(DecoderError::Device { .. }) => 1,
         EngineError::Load { .. } | EngineError::Tensor { .. } | EngineError::Decoder(_) | EngineError::Tokenizer(_) => 5,
     }
@@ -338,6 +349,7 @@ impl Cli {
             Command::Compress(args) => Ok(compress::run(args, &Profile::load(&self.profile)?, self.json)?),
             Command::Model(ModelCommand::Verify(args)) => model::verify(args, &self),
             Command::Model(ModelCommand::Import(args)) => model::import(args, &self),
+            Command::Model(ModelCommand::BuildEngines(args)) => build_engines::run(args, &self),
             Command::Model(ModelCommand::Logits(args)) => Ok(model_logits::run(args, Profile::load(&self.profile)?.memory_limit)?),
         }
     }

@@ -9,7 +9,9 @@ use crate::board;
 use crate::cli::{Cli, CliError, say};
 use crate::compress::regions::Method;
 use crate::compress::{Mode, Selector};
-use crate::config::{Manifest, Profile, SelfTest, package_files};
+use crate::config::{BUILT_FOLDER, Manifest, Profile, SelfTest, package_files};
+use crate::engine::EngineError;
+use crate::engine::tensorrt::{Built, Graph, RECORD, Record};
 use crate::imaging::{FrameSource, Limits};
 use crate::pipeline::{Pipeline, PipelineError, Request};
 use crate::planner;
@@ -42,10 +44,53 @@ struct Verified {
     limit_bytes: Bytes,
     /// Token ids of the self-test; null: the package has none.
     self_test: Option<Vec<u32>>,
+    /// Engines beside it, each folder whole.
+    built: Vec<Found>,
+}
+
+/// A folder of engines.
+#[derive(serde::Serialize)]
+struct Found {
+    folder: PathBuf,
+    gpu: String,
+    /// Of all its plans.
+    bytes: Bytes,
+    /// Null: they serve the package under the profile.
+    not_for: Option<String>,
+}
+
+/// Engines in the folders of `below`, each plan read to its end.
+///
+/// # Errors
+/// A damaged record or plan.
+fn found(below: &Path, profile: &Profile, manifest: &Manifest) -> Result<Vec<Found>, CliError> {
+    let Ok(entries) = std::fs::read_dir(below) else { return Ok(Vec::new()) };
+    let mut folders: Vec<PathBuf> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|folder| folder.join(RECORD).is_file()).collect();
+    folders.sort();
+    let wanted = planner::engine_limits(profile, manifest).map_err(PipelineError::from)?;
+    let mut all = Vec::new();
+    for folder in folders {
+        let Some(record) = Record::read(&folder).map_err(EngineError::from)? else { continue };
+        let held = Built::open(&folder, manifest, &record.identity()).and_then(|built| {
+            Graph::ALL.into_iter().filter(|graph| built.has(*graph)).try_for_each(|graph| built.plan(graph).map(|_| ()))?;
+            built.serves(&wanted)
+        });
+        let not_for = match held {
+            Err(error) if error.damaged() => return Err(EngineError::from(error).into()),
+            held => held.err().map(|error| error.to_string()),
+        };
+        let bytes = record.graphs.values().map(|entry| entry.bytes).sum();
+        all.push(Found { folder, gpu: record.gpu, bytes, not_for });
+    }
+    Ok(all)
 }
 
 pub fn verify(args: &VerifyArgs, cli: &Cli) -> Result<(), CliError> {
-    tell(&verified(&args.dir, cli)?, cli, "")
+    let (profile, manifest) = (Profile::load(&cli.profile)?, Manifest::load(&args.dir)?);
+    let below = profile.engines.plans.clone().unwrap_or_else(|| args.dir.join(BUILT_FOLDER));
+    let built = found(&below, &profile, &manifest)?;
+    tell(&Verified { built, ..verified(profile, manifest, cli)? }, cli, "")
 }
 
 pub fn import(args: &ImportArgs, cli: &Cli) -> Result<(), CliError> {
@@ -67,7 +112,7 @@ pub fn import(args: &ImportArgs, cli: &Cli) -> Result<(), CliError> {
         std::fs::copy(&from, &to).map_err(failed(&from))?;
         std::fs::File::open(&to).and_then(|file| file.sync_all()).map_err(failed(&to))?;
     }
-    let found = verified(copy.path(), cli)?;
+    let found = verified(Profile::load(&cli.profile)?, Manifest::load(copy.path())?, cli)?;
     std::fs::set_permissions(copy.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(failed(copy.path()))?;
     std::fs::rename(copy.path(), &args.to).map_err(failed(&args.to))?;
     // It has another name now: nothing of it is removed.
@@ -95,13 +140,17 @@ fn print(found: &Verified) -> String {
         Some(tokens) => writeln!(text, "self-test: the {} tokens it should", tokens.len()),
         None => writeln!(text, "self-test: none in the package, so nothing says that its answers are what they were"),
     };
+    for Found { folder, gpu, bytes, not_for } in &found.built {
+        let _ = match not_for {
+            None => writeln!(text, "engines in {} ({gpu}): whole, {:.0} MiB", folder.display(), bytes.mib()),
+            Some(reason) => writeln!(text, "engines in {} ({gpu}): not for this package and profile: {reason}", folder.display()),
+        };
+    }
     text
 }
 
-/// Loads the package in `dir` under the profile, and runs its self-test.
-fn verified(dir: &Path, cli: &Cli) -> Result<Verified, CliError> {
-    let mut profile = Profile::load(&cli.profile)?;
-    let manifest = Manifest::load(dir)?;
+/// Loads the package under the profile, and runs its self-test.
+fn verified(mut profile: Profile, manifest: Manifest, cli: &Cli) -> Result<Verified, CliError> {
     profile.frame.slots = 1;
     let (licence, name, limit_bytes) = (manifest.licence.clone(), profile.name.clone(), profile.memory_limit);
     let test = manifest.self_test.clone();
@@ -111,7 +160,16 @@ fn verified(dir: &Path, cli: &Cli) -> Result<Verified, CliError> {
     let mut pipeline = Pipeline::new(profile, manifest, engines, &Method::Kmeans, resident)?;
     let planned_bytes = pipeline.map().total();
     let self_test = test.map(|test| tested(&mut pipeline, &test)).transpose()?;
-    Ok(Verified { model: pipeline.model_id(), licence, profile: name, engines: ids, planned_bytes, limit_bytes, self_test })
+    Ok(Verified {
+        model: pipeline.model_id(),
+        licence,
+        profile: name,
+        engines: ids,
+        planned_bytes,
+        limit_bytes,
+        self_test,
+        built: Vec::new(),
+    })
 }
 
 /// The answer's token ids, which are those that the package wants.

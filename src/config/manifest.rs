@@ -28,6 +28,35 @@ pub struct Manifest {
     pub prompt: Prompt,
     pub policy: Policy,
     pub self_test: Option<SelfTest>,
+    /// Absent in a package for the CPU alone.
+    pub tensorrt: Option<Graphs>,
+    /// Where the package stands.
+    pub folder: PathBuf,
+}
+
+/// What engines are built from.
+#[derive(Clone, Debug)]
+pub struct Graphs {
+    pub encoder: GraphFile,
+    pub projector: GraphFile,
+    /// Where [`Vision::selected_token_mlp`] is.
+    pub token_mlp: Option<GraphFile>,
+    pub prefill: GraphFile,
+    pub step: GraphFile,
+    pub anchor: GraphFile,
+    pub kmeans: Option<GraphFile>,
+    pub centres: Option<GraphFile>,
+    pub merge: Option<GraphFile>,
+    /// What the decoder's graphs refer to, where their weights aren't in themselves.
+    pub weights: Option<GraphFile>,
+}
+
+/// A file of `[tensorrt]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GraphFile {
+    pub path: PathBuf,
+    /// As in `[files]`.
+    pub digest: Digest,
 }
 
 /// What a package must answer wherever it is loaded.
@@ -93,6 +122,19 @@ impl fmt::Debug for Digest {
 }
 
 impl Digest {
+    /// Of 64 hexadecimal digits.
+    fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        let digits = text.as_bytes().chunks_exact(2);
+        if text.len() != 64 || !text.is_ascii() {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(digits) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+
     /// Of all bytes of `reader`, 64 KiB at a time.
     pub fn of(mut reader: impl Read) -> std::io::Result<Self> {
         let mut sha = Sha256::new();
@@ -117,6 +159,7 @@ struct ManifestFile {
     prompt: PromptFile,
     compression: CompressionFile,
     self_test: Option<SelfTestFile>,
+    tensorrt: Option<GraphsFile>,
     files: BTreeMap<String, String>,
 }
 
@@ -156,6 +199,21 @@ struct PromptFile {
     /// Only a question with choices uses it.
     #[serde(default, rename = "choice-suffix")]
     _choice_suffix: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct GraphsFile {
+    encoder: String,
+    projector: String,
+    token_mlp: Option<String>,
+    prefill: String,
+    step: String,
+    anchor: String,
+    kmeans: Option<String>,
+    centres: Option<String>,
+    merge: Option<String>,
+    weights: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -237,7 +295,37 @@ impl Manifest {
             }),
             Some(test) => return Err(value("self-test.tokens", format!("{} of them", test.tokens.len()), "1 to 64")),
         };
+        let tensorrt = match &file.tensorrt {
+            None => None,
+            Some(graphs) if graphs.token_mlp.is_some() == vision.selected_token_mlp.is_some() => {
+                let file = |name: &str| {
+                    let path = listed(name)?;
+                    let digest = file.files.get(name).and_then(|digest| Digest::parse(digest));
+                    let digest = digest.ok_or_else(|| value("files", format!("{name:?}"), "64 hexadecimal digits of a sha256"))?;
+                    Ok::<_, ConfigError>(GraphFile { path, digest })
+                };
+                let maybe = |name: &Option<String>| name.as_deref().map(file).transpose();
+                Some(Graphs {
+                    encoder: file(&graphs.encoder)?,
+                    projector: file(&graphs.projector)?,
+                    token_mlp: maybe(&graphs.token_mlp)?,
+                    prefill: file(&graphs.prefill)?,
+                    step: file(&graphs.step)?,
+                    anchor: file(&graphs.anchor)?,
+                    kmeans: maybe(&graphs.kmeans)?,
+                    centres: maybe(&graphs.centres)?,
+                    merge: maybe(&graphs.merge)?,
+                    weights: maybe(&graphs.weights)?,
+                })
+            }
+            Some(graphs) => {
+                let wanted = "a graph exactly where vision.selected-token-mlp is one";
+                return Err(value("tensorrt.token-mlp", format!("{:?}", graphs.token_mlp), wanted));
+            }
+        };
         Ok(Self {
+            tensorrt,
+            folder: dir.to_owned(),
             vision: Vision {
                 shape,
                 feature_dim: vision.feature_dim,
@@ -317,7 +405,10 @@ fn read(path: &Path) -> impl FnOnce(std::io::Error) -> ConfigError {
     move |source| ConfigError::Read { path, source }
 }
 
-/// The files of the package in folder `dir`, and of the folders in it: names as in `[files]`, and `model.toml`.
+/// The folder below a package that is no part of it: engines built from the package for one device.
+pub const BUILT_FOLDER: &str = "engines";
+
+/// The files of the package in folder `dir`, and of the folders in it but [`BUILT_FOLDER`]: names as in `[files]`, and `model.toml`.
 ///
 /// # Errors
 /// A folder that can't be read.
@@ -326,6 +417,9 @@ pub fn package_files(dir: &Path) -> Result<Vec<String>, ConfigError> {
     for entry in std::fs::read_dir(dir).map_err(read(dir))? {
         let entry = entry.map_err(read(dir))?;
         let name = entry.file_name().to_string_lossy().into_owned();
+        if name == BUILT_FOLDER && entry.path().is_dir() {
+            continue;
+        }
         if !entry.file_type().map_err(read(dir))?.is_dir() {
             found.push(name);
             continue;
@@ -345,12 +439,12 @@ fn check_files(dir: &Path, path: &Path, listed: &BTreeMap<String, String>) -> Re
     for (name, wanted) in listed {
         let parts = name.split('/').collect::<Vec<_>>();
         let plain = |part: &&str| Path::new(part).file_name().is_some_and(|plain| plain == *part);
-        if parts.len() > 2 || !parts.iter().all(plain) {
+        if parts.len() > 2 || !parts.iter().all(plain) || parts[0] == BUILT_FOLDER {
             return Err(ConfigError::Value {
                 path: path.to_owned(),
                 key: "files",
                 found: name.clone(),
-                wanted: "a plain name in the package's own folder, or in a folder in it".into(),
+                wanted: "a plain name in the package's own folder, or in a folder in it other than engines".into(),
             });
         }
         let file = dir.join(name);

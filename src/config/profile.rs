@@ -128,6 +128,8 @@ pub struct Engines {
     pub projection_chunk: Tokens,
     /// What stands between an engine that is [`EngineKind::Tensorrt`] or [`EngineKind::Auto`] and TensorRT.
     pub shim: Shim,
+    /// In place of a package's own folder of engines.
+    pub plans: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -244,6 +246,7 @@ struct EnginesFile {
     projection_chunk_tokens: u32,
     #[serde(default)]
     shim: Shim,
+    plans: Option<PathBuf>,
 }
 
 impl Profile {
@@ -385,6 +388,7 @@ impl Profile {
                 threads: engines.threads,
                 projection_chunk: Tokens(engines.projection_chunk_tokens),
                 shim: file.engines.shim,
+                plans: file.engines.plans,
             },
             device: file.device,
             thermal,

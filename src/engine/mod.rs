@@ -35,6 +35,8 @@ pub enum EngineError {
     #[error("{engine}: {source}")]
     Device { engine: &'static str, source: tensorrt::ShimError },
     #[error(transparent)]
+    Built(#[from] tensorrt::BuiltError),
+    #[error(transparent)]
     Full(#[from] Full),
     #[error(transparent)]
     Decoder(#[from] decoder::DecoderError),

@@ -9,7 +9,7 @@ use memmap2::Mmap;
 /// Maps the file for reading.
 ///
 /// # Errors
-/// When it can't be opened or mapped (an empty file can't).
+/// When it can't be opened or mapped.
 pub fn map_file(path: &Path) -> std::io::Result<Mmap> {
     let file = File::open(path)?;
     // SAFETY: the map is read-only and private to this process's view; a package's files are not to be changed while in use, which the

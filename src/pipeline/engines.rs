@@ -7,14 +7,15 @@ use half::f16;
 
 use crate::compress::Positions;
 use crate::compress::regions::Method;
-use crate::config::{EngineKind, Manifest, Profile, Shim};
+use crate::config::{EngineKind, Manifest, Profile};
 use crate::engine::decoder::Llama;
 use crate::engine::onnx::{EncoderShape, OnnxEncoder, OnnxProjector, OnnxSegmenter};
 use crate::engine::scripted::{ScriptedDecoder, ScriptedEncoder, ScriptedProjector};
-use crate::engine::tensorrt::{Device, Libraries, ShimTable, fake};
-use crate::engine::{Decoder, DecoderShape, EngineError, Projector, Segmenter, Tokenizer, VisionEncoder};
+use crate::engine::tensorrt::DecoderSizes;
+use crate::engine::{Decoder, DecoderShape, Projector, Segmenter, Tokenizer, VisionEncoder};
 use crate::kernels::Pool;
 use crate::pipeline::PipelineError;
+use crate::pipeline::on_device::{Choice, OnDevice};
 use crate::planner::{self, PlannerError};
 use crate::units::Bytes;
 
@@ -57,22 +58,23 @@ impl Engines {
         let segmenter = if *method == Method::Segmenter { Some(segmenter(manifest)?) } else { None };
         let Choice { vision: vision_kind, language, device, said: chosen } = Choice::new(profile, manifest)?;
         let chunk = profile.engines.projection_chunk;
-        // The made-up device's engines are the scripted ones.
-        let made_up = matches!(language, EngineKind::Scripted | EngineKind::Tensorrt);
-        let decoder: Box<dyn Decoder> = match language {
-            EngineKind::Scripted | EngineKind::Tensorrt => {
-                let tokenizer = Arc::new(Tokenizer::load(&manifest.language.tokenizer, SCRIPTED.vocab)?);
-                let stop = tokenizer.id(&manifest.language.stop[0])?;
-                let shape = DecoderShape { layers: manifest.language.interface_layer, vocab: tokenizer.len(), ..SCRIPTED };
-                match &device {
-                    Some(device) if language == EngineKind::Tensorrt => {
-                        let positions = planner::positions(profile, manifest);
-                        Box::new(fake::decoder(device, shape, (stop, SCRIPTED_ANSWER), (positions, chunk))?)
-                    }
-                    _ => Box::new(ScriptedDecoder::new(shape, stop, SCRIPTED_ANSWER)),
-                }
+        let sizes = DecoderSizes { positions: planner::positions(profile, manifest), chunk, visual: vision.shape.tokens(0) };
+        let on_device = |kind| if kind == EngineKind::Tensorrt { device.as_ref() } else { None };
+        // The made-up device's engines are the scripted ones, where it has no others.
+        let made_up = language == EngineKind::Scripted || on_device(language).is_some_and(OnDevice::scripted);
+        let scripted = || -> Result<_, PipelineError> {
+            let tokenizer = Tokenizer::load(&manifest.language.tokenizer, SCRIPTED.vocab)?;
+            let stop = tokenizer.id(&manifest.language.stop[0])?;
+            let shape = DecoderShape { layers: manifest.language.interface_layer, vocab: tokenizer.len(), ..SCRIPTED };
+            Ok((shape, (stop, SCRIPTED_ANSWER)))
+        };
+        let decoder: Box<dyn Decoder> = match (language, on_device(language)) {
+            (EngineKind::Scripted, _) => {
+                let (shape, (stop, len)) = scripted()?;
+                Box::new(ScriptedDecoder::new(shape, stop, len))
             }
-            _ => Box::new(Llama::load(&manifest.language.decoder, planner::positions(profile, manifest), Arc::clone(&pool))?),
+            (_, Some(device)) => Box::new(device.decoder(manifest, scripted()?, sizes)?),
+            _ => Box::new(Llama::load(&manifest.language.decoder, sizes.positions, Arc::clone(&pool))?),
         };
         let (hidden, layers, context) = (decoder.shape().hidden, decoder.shape().layers, decoder.shape().context);
         let tokenizer = Arc::new(Tokenizer::load(&manifest.language.tokenizer, decoder.shape().vocab)?);
@@ -85,14 +87,14 @@ impl Engines {
             return Err(PlannerError::Context { wanted, allowed }.into());
         }
         let shape = EncoderShape { tile: vision.shape.tile(), patch: vision.shape.patch(), feature_dim: vision.feature_dim };
-        let mut encoder: Box<dyn VisionEncoder> = match (vision_kind, &device) {
+        let mut encoder: Box<dyn VisionEncoder> = match (vision_kind, on_device(vision_kind)) {
             (EngineKind::Scripted, _) => Box::new(ScriptedEncoder::new(shape)),
-            (EngineKind::Tensorrt, Some(device)) => Box::new(fake::encoder(device, shape)?),
+            (_, Some(device)) => Box::new(device.encoder(shape)?),
             _ => Box::new(OnnxEncoder::load(&vision.encoder, shape, profile.engines.threads)?),
         };
         let scripted = vision_kind == EngineKind::Scripted || language == EngineKind::Scripted;
         let mut projector: Box<dyn Projector> = match &device {
-            Some(device) => Box::new(fake::projector(device, chunk, vision.feature_dim, hidden)?),
+            Some(device) => Box::new(device.projector(chunk, [vision.feature_dim, hidden])?),
             None if scripted => Box::new(ScriptedProjector { chunk, feature_dim: vision.feature_dim, hidden }),
             None => Box::new(OnnxProjector::load(&vision.projector, chunk, vision.feature_dim, hidden)?),
         };
@@ -101,7 +103,13 @@ impl Engines {
             _ => None,
         };
         let mut selected_token_mlp: Option<Box<dyn Projector>> = match &vision.selected_token_mlp {
-            Some(path) if !made_up => Some(Box::new(OnnxProjector::load(path, chunk, hidden, hidden)?)),
+            Some(path) if !made_up => {
+                let there = device.as_ref().map(|device| device.token_mlp(chunk, hidden)).transpose()?.flatten();
+                Some(match there {
+                    Some(there) => Box::new(there),
+                    None => Box::new(OnnxProjector::load(path, chunk, hidden, hidden)?),
+                })
+            }
             _ => None,
         };
         let tile = vision.shape.tile().get();
@@ -139,51 +147,8 @@ impl Engines {
             decoder: self.decoder.shape().clone(),
             decoder_weights: self.decoder.weights(),
             decoder_workspace: self.decoder.workspace(),
+            decoder_caches: self.decoder.caches(),
             segmenter: self.segmenter.as_ref().map(|segmenter| segmenter.size()),
-        }
-    }
-}
-
-/// Where a profile's engines run.
-struct Choice {
-    vision: EngineKind,
-    language: EngineKind,
-    device: Option<Device>,
-    said: Option<String>,
-}
-
-impl Choice {
-    /// What is [`EngineKind::Auto`] is decided by what is there.
-    ///
-    /// # Errors
-    /// An engine that must be on a device, without one.
-    fn new(profile: &Profile, manifest: &Manifest) -> Result<Self, EngineError> {
-        let (vision, language) = (profile.engines.vision, profile.engines.language);
-        let any = |kind| vision == kind || language == kind;
-        if !any(EngineKind::Tensorrt) && !any(EngineKind::Auto) {
-            return Ok(Self { vision, language, device: None, said: None });
-        }
-        let (device, on, said) = match device(&profile.engines.shim, manifest) {
-            Ok(device) => (Some(device), [EngineKind::Tensorrt; 2], "TensorRT".to_owned()),
-            Err(error) if any(EngineKind::Tensorrt) => return Err(error),
-            Err(error) => (None, [EngineKind::Onnx, EngineKind::Gguf], format!("CPU; TensorRT missing: {error}")),
-        };
-        let decided = |kind, on| if kind == EngineKind::Auto { on } else { kind };
-        let said = any(EngineKind::Auto).then_some(said);
-        Ok(Self { vision: decided(vision, on[0]), language: decided(language, on[1]), device, said })
-    }
-}
-
-/// The first GPU, behind `shim`, with engines of the package for it.
-fn device(shim: &Shim, manifest: &Manifest) -> Result<Device, EngineError> {
-    let failed = |source| EngineError::Device { engine: "tensorrt", source };
-    match shim {
-        Shim::Fake => Device::open(&fake::table(), 0).map_err(failed),
-        Shim::Library(path) => {
-            let table = ShimTable::load(&Libraries { shim: path, tensorrt: None, cuda: None }).map_err(failed)?;
-            let device = Device::open(&table, 0).map_err(failed)?;
-            let reason = format!("{}: wanted engines of the package {}, found none in it", device.describe(), manifest.name);
-            Err(EngineError::Run { engine: "tensorrt", reason })
         }
     }
 }

@@ -15,6 +15,7 @@ mod ingest;
 mod kept;
 mod lazy;
 mod maps;
+mod on_device;
 mod planning;
 mod prompt;
 mod receipt;
@@ -187,7 +188,7 @@ impl Pipeline {
             aside: Bytes(0),
             slots: FrameSlots::new(profile.frame.slots, &shape, dim, hidden),
             tokens: TokenArena::new(profile.tokens.max_visual, hidden),
-            kv: KvCache::new(loaded.decoder.layers, loaded.decoder.kv_width(), positions),
+            kv: KvCache::new(if loaded.decoder_caches { loaded.decoder.layers } else { 0 }, loaded.decoder.kv_width(), positions),
             pyramid: Pyramid::new(&shape, profile.frame.max_side, isa),
             tiles: vec![0.0; threads * 3 * tile * tile],
             tile_features: vec![f16::ZERO; threads * tile_tokens * dim],

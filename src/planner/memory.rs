@@ -40,6 +40,8 @@ pub struct Loaded {
     pub decoder: DecoderShape,
     pub decoder_weights: Bytes,
     pub decoder_workspace: Bytes,
+    /// Keys and values stand in the process's own cache; else they are part of the decoder's workspace.
+    pub decoder_caches: bool,
     /// Width and height of the segmenter's picture, where one was asked for.
     pub segmenter: Option<(Px, Px)>,
 }
@@ -113,11 +115,12 @@ pub fn memory_lines(profile: &Profile, model: &impl Model, method: &Method, load
     let (views, strips) = Pyramid::bytes(shape, profile.frame.max_side);
     let slot = FrameSlots::slot_bytes(shape, dim, hidden);
     let chunk = profile.engines.projection_chunk;
+    let cached = if loaded.decoder_caches { loaded.decoder.layers } else { 0 };
     let mut lines = vec![
         Line { what: if loaded.measured { RESIDENT } else { ASSUMED }, bytes: loaded.resident },
         Line { what: "decoder weights", bytes: loaded.decoder_weights },
         Line { what: "decoder activations and logits", bytes: loaded.decoder_workspace },
-        Line { what: "KV cache", bytes: KvCache::bytes(loaded.decoder.layers, loaded.decoder.kv_width(), positions(profile, model)) },
+        Line { what: "KV cache", bytes: KvCache::bytes(cached, loaded.decoder.kv_width(), positions(profile, model)) },
         Line { what: "frame slots", bytes: Bytes(slot.0 * profile.frame.slots as u64) },
         Line { what: "token arena", bytes: TokenArena::bytes(profile.tokens.max_visual, hidden) },
         Line { what: "views", bytes: views },

@@ -6,6 +6,7 @@
 
 mod calibration;
 mod cost;
+mod engines;
 mod ladder;
 mod memory;
 mod outlook;
@@ -15,6 +16,7 @@ mod spec;
 
 pub use calibration::{Calibration, CalibrationError, Fit, Identity, needed, percentile, quantile, upper_bound};
 pub use cost::{CostModel, Costs, Job, ModelCost, Stage, StageTimes};
+pub use engines::engine_limits;
 pub use ladder::{Boundary, Cached, Descent, FrameShare, Plan, Predicted, Rung, Step, slowdown};
 pub use memory::{Line, Loaded, MemoryMap, Workspaces, memory_lines, memory_map, positions, reduced, tile_bytes};
 pub use outlook::{Outlook, USUAL_TEXT, outlook};

@@ -36,6 +36,7 @@ impl Loaded {
             measured: false,
             decoder_weights: networks.decoder(),
             decoder_workspace: Llama::workspace_of(&decoder, positions(profile, spec), profile.engines.threads),
+            decoder_caches: true,
             decoder,
             segmenter: None,
         }

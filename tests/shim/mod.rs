@@ -1,5 +1,5 @@
 //! The real shim over the fake libraries of `jetson/shim/fake`, built with the system's C++ compiler.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, dead_code)]
 
 use std::ffi::{CString, c_char, c_int};
 use std::path::{Path, PathBuf};

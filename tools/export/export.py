@@ -32,8 +32,10 @@ def networks(checkpoint, out):
 
 
 def tensorrt(checkpoint, out, interface_layer, bits=4, dtype=np.float16):
-    """The graphs that `build-engines` makes engines from. The decoder's three share the weights in `decoder.weights`."""
+    """The graphs that `build-engines` makes engines from, and their files. The decoder's three share the weights in `decoder.weights`."""
     out.mkdir(exist_ok=True)
+    files = {"encoder": "encoder.onnx", "projector": "projector.onnx"} | ({"token-mlp": "token_mlp.onnx"} if checkpoint.token_mlp else {})
+    files |= {name: f"{name}.onnx" for name in ("prefill", "step", "anchor", "merge")} | {"weights": "decoder.weights"}
     model = checkpoint.decoder
     opset, half = decoder.OPSET, np.float16
     vision.encoder(checkpoint.tower, opset, dtype, half).save(out / "encoder.onnx")
@@ -50,6 +52,13 @@ def tensorrt(checkpoint, out, interface_layer, bits=4, dtype=np.float16):
         cluster.kmeans(width).save(out / f"kmeans_{width}.onnx")
         cluster.centres(width).save(out / f"centres_{width}.onnx")
     cluster.merge(model.hidden).save(out / "merge.onnx")
+    return files
+
+
+def clustering(checkpoint, policy):
+    """The graphs of the width that the package's own policy clusters: features, or with `released` projected tokens."""
+    width = checkpoint.decoder.hidden if policy == "released" else checkpoint.tower.hidden
+    return {name: f"{name}_{width}.onnx" for name in ("kmeans", "centres")}
 
 
 def residuals(checkpoint, out, settings):
@@ -101,14 +110,16 @@ def export(settings):
     package.copy_tokenizer(settings.checkpoint, out)
     has = {"positions.safetensors"} if residuals(checkpoint, out, settings) else set()
     has |= {"token_mlp.onnx"} if checkpoint.token_mlp else set()
+    graphs = {}
     if not settings.without_tensorrt:
         bits = 4 if settings.weights == "q4_0" else 16
-        tensorrt(checkpoint, out / TENSORRT, settings.interface_layer, bits, TYPES[settings.precision])
+        graphs = tensorrt(checkpoint, out / TENSORRT, settings.interface_layer, bits, TYPES[settings.precision]) | clustering(checkpoint, settings.policy)
     if settings.parity:
         import parity
 
         (out / "parity.json").write_text(json.dumps(parity.record(checkpoint, out, settings), indent=1) + "\n")
-    package.manifest(out, settings.name, settings.licence, checkpoint.tower, settings, has)
+    graphs = {key: f"{TENSORRT}/{file}" for key, file in graphs.items()}
+    package.manifest(out, settings.name, settings.licence, checkpoint.tower, settings, has, graphs)
     return checkpoint
 
 

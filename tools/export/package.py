@@ -31,9 +31,11 @@ def listed(out):
             yield path.relative_to(out).as_posix(), hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def manifest(out, name, licence, tower, settings, has):
-    """Writes `model.toml`. `settings`: views, context, interface_layer, stop, template, system, policy; `has`: which optional files there are."""
+def manifest(out, name, licence, tower, settings, has, graphs=None):
+    """Writes `model.toml`. `settings`: views, context, interface_layer, stop, template, system, policy; `has`: which optional files there are; `graphs`: keys and files of [tensorrt]."""
     optional = "".join(f"{key} = {text(file)}\n" for key, file in [("positions", "positions.safetensors"), ("selected-token-mlp", "token_mlp.onnx")] if file in has)
+    built = "".join(f"{key} = {text(file)}\n" for key, file in (graphs or {}).items())
+    built = f"[tensorrt]\n{built}\n" if built else ""
     files = "\n".join(f"{text(file)} = {text(digest)}" for file, digest in listed(out))
     (out / "model.toml").write_text(f"""format = 1
 name = {text(name)}
@@ -65,6 +67,6 @@ choice-suffix = {text(CHOICE_SUFFIX)}
 [compression]
 policy = {text(settings.policy)}
 
-[files]
+{built}[files]
 {files}
 """)

@@ -342,6 +342,49 @@ EXPORT int cuMemcpyDtoHAsync_v2(void *to, unsigned long long from, std::size_t b
     return copy("cuMemcpyDtoHAsync", to, reinterpret_cast<void *>(from), bytes, stream);
 }
 
+// CUDA_MEMCPY2D of cuda.h.
+struct Copy2D {
+    std::size_t from_x, from_y;
+    int from_kind;
+    const void *from_host;
+    unsigned long long from;
+    void *from_array;
+    std::size_t from_pitch;
+    std::size_t to_x, to_y;
+    int to_kind;
+    void *to_host;
+    unsigned long long to;
+    void *to_array;
+    std::size_t to_pitch;
+    std::size_t width, height;
+};
+
+EXPORT int cuMemcpy2DAsync_v2(const Copy2D *copy, void *stream) {
+    auto *to = reinterpret_cast<char *>(copy->to);
+    const auto *from = reinterpret_cast<const char *>(copy->from);
+    const std::string shape = std::to_string(copy->width) + "x" + std::to_string(copy->height);
+    const std::string places = place(to) + " every " + std::to_string(copy->to_pitch) + " " + place(from) + " every " + std::to_string(copy->from_pitch);
+    if (int failed = call("cuMemcpy2DAsync " + places + " " + shape + " " + name(stream))) return failed;
+    if (copy->from_kind != 2 || copy->to_kind != 2 || copy->from_x != 0 || copy->from_y != 0 || copy->to_x != 0 || copy->to_y != 0) return 1;
+    if (copy->width > copy->from_pitch || copy->width > copy->to_pitch) return 1;
+    if (room(to) < (copy->height - 1) * copy->to_pitch + copy->width || room(from) < (copy->height - 1) * copy->from_pitch + copy->width) return 1;
+    enqueue(stream, [=, copy = *copy] {
+        for (std::size_t row = 0; row < copy.height; ++row) std::memcpy(to + row * copy.to_pitch, from + row * copy.from_pitch, copy.width);
+    });
+    return 0;
+}
+
+EXPORT int cuMemsetD2D8Async(unsigned long long address, std::size_t pitch, unsigned char value, std::size_t width, std::size_t height, void *stream) {
+    auto *to = reinterpret_cast<char *>(address);
+    const std::string shape = std::to_string(width) + "x" + std::to_string(height);
+    if (int failed = call("cuMemsetD2D8Async " + place(to) + " every " + std::to_string(pitch) + " " + std::to_string(value) + " " + shape + " " + name(stream))) return failed;
+    if (width > pitch || room(to) < (height - 1) * pitch + width) return 1;
+    enqueue(stream, [=] {
+        for (std::size_t row = 0; row < height; ++row) std::memset(to + row * pitch, value, width);
+    });
+    return 0;
+}
+
 EXPORT int cuStreamCreate(void **stream, unsigned flags) {
     if (int failed = call("cuStreamCreate " + std::to_string(flags))) return failed;
     *stream = made("s", new int);

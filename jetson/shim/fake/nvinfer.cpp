@@ -2,7 +2,7 @@
 // in `stubs.inc`, made from the headers, and is written down as unexpected.
 //
 // Its plans are text: "fake-plan trt=11 sm=86 weights=1000 workspace=600", then a line a tensor: "in tiles 0 -1,3,4,4 max=8", "out features 1 -1,4,5",
-// with " alias=NAME", " host" or " vectorized" at the end where wanted. A run writes the first input's bytes, each xor 0x5A, over and over to each output.
+// with " alias=NAME", " like=NAME" (its open dimensions are that input's first), " host" or " vectorized" at the end where wanted. A run writes the first input's bytes, each xor 0x5A, over and over to each output.
 #include <NvInferRuntime.h>
 
 #include <cstdlib>
@@ -39,7 +39,7 @@ std::string told(const Dims &dims) {
 }
 
 struct Tensor {
-    std::string name, alias;
+    std::string name, alias, like;
     bool input = false, host = false, vectorized = false;
     DataType type = DataType::kFLOAT;
     Dims dims{};
@@ -79,6 +79,7 @@ struct Plan {
             while (words >> word) {
                 if (word.rfind("max=", 0) == 0) tensor.max = std::atoi(word.c_str() + 4);
                 if (word.rfind("alias=", 0) == 0) tensor.alias = word.substr(6);
+                if (word.rfind("like=", 0) == 0) tensor.like = word.substr(5);
                 tensor.host |= word == "host";
                 tensor.vectorized |= word == "vectorized";
             }
@@ -167,7 +168,7 @@ private:
         return false;
     }
 
-    // An output's open dimensions are the first input's first.
+    // An output's open dimensions are the first input's first, or another's that it names.
     Dims shape(const Tensor &tensor) const {
         if (tensor.input) {
             auto found = shapes_.find(tensor.name);
@@ -177,7 +178,7 @@ private:
         const Tensor *alias = tensor.alias.empty() ? nullptr : plan_.find(tensor.alias.c_str());
         if (alias != nullptr) return shape(*alias);
         for (const Tensor &first : plan_.tensors) {
-            if (!first.input) continue;
+            if (!first.input || (!tensor.like.empty() && first.name != tensor.like)) continue;
             for (int at = 0; at < dims.nbDims; ++at) dims.d[at] = dims.d[at] < 0 ? shape(first).d[0] : dims.d[at];
             break;
         }

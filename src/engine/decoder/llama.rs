@@ -77,6 +77,55 @@ pub struct Llama {
     pool: Arc<Pool>,
 }
 
+/// What a file says of its decoder's sizes.
+pub(super) struct Sizes {
+    family: &'static Family,
+    /// Values of a head that are rotated.
+    rotary: usize,
+    pub shape: DecoderShape,
+}
+
+/// Sizes by the metadata of `file`.
+pub(super) fn sizes(file: &Gguf) -> Result<Sizes, DecoderError> {
+    let architecture = file.text("general.architecture")?;
+    let Some(family) = FAMILIES.iter().find(|family| family.name == architecture) else {
+        return Err(file.key_error("general.architecture", "llama or qwen2", file.value("general.architecture")));
+    };
+    let name = family.name;
+    let key = |part: &str| format!("{name}.{part}");
+    let heads = file.count(&key("attention.head_count"), 1..=256)?;
+    let of_kv = key("attention.head_count_kv");
+    let kv_heads = file.count_or(&of_kv, 1..=256, heads)?;
+    let hidden = file.count(&key("embedding_length"), 32..=1 << 16)?;
+    if !heads.is_multiple_of(kv_heads) {
+        return Err(file.key_error(&of_kv, &format!("a divisor of {heads} heads"), file.value(&of_kv)));
+    }
+    let key_length = key("attention.key_length");
+    let head_dim = if hidden.is_multiple_of(heads) {
+        file.count_or(&key_length, 2..=MAX_HEAD_DIM, hidden / heads)?
+    } else {
+        file.count(&key_length, 2..=MAX_HEAD_DIM)?
+    };
+    let rotated = key("rope.dimension_count");
+    let rotary = file.count_or(&rotated, 2..=MAX_HEAD_DIM, head_dim)?;
+    if rotary > head_dim || !rotary.is_multiple_of(2) || head_dim > MAX_HEAD_DIM as usize {
+        let wanted = format!("an even number up to the head's {head_dim} values, at most {MAX_HEAD_DIM}");
+        return Err(file.key_error(&rotated, &wanted, file.value(&rotated)));
+    }
+    let (_, vocab) = file.sides("token_embd.weight")?;
+    let shape = DecoderShape {
+        layers: file.count(&key("block_count"), 1..=512)?,
+        heads,
+        kv_heads,
+        head_dim,
+        hidden,
+        ffn: file.count(&key("feed_forward_length"), 32..=1 << 20)?,
+        vocab,
+        context: file.count(&key("context_length"), 1..=1 << 24)?,
+    };
+    Ok(Sizes { family, rotary, shape })
+}
+
 impl Llama {
     /// Loads `path` for sequences of at most `positions` (or the file's context, when that is less).
     ///
@@ -84,41 +133,9 @@ impl Llama {
     /// Names the key or the tensor that isn't as wanted.
     pub fn load(path: &Path, positions: Tokens, pool: Arc<Pool>) -> Result<Self, DecoderError> {
         let file = Gguf::open(path)?;
-        let architecture = file.text("general.architecture")?;
-        let Some(Family { name, pairs, biases }) = FAMILIES.iter().find(|family| family.name == architecture) else {
-            return Err(file.key_error("general.architecture", "llama or qwen2", file.value("general.architecture")));
-        };
+        let Sizes { family: Family { name, pairs, biases }, rotary, shape } = sizes(&file)?;
         let key = |part: &str| format!("{name}.{part}");
-        let heads = file.count(&key("attention.head_count"), 1..=256)?;
-        let of_kv = key("attention.head_count_kv");
-        let kv_heads = file.count_or(&of_kv, 1..=256, heads)?;
-        let hidden = file.count(&key("embedding_length"), 32..=1 << 16)?;
-        if !heads.is_multiple_of(kv_heads) {
-            return Err(file.key_error(&of_kv, &format!("a divisor of {heads} heads"), file.value(&of_kv)));
-        }
-        let key_length = key("attention.key_length");
-        let head_dim = if hidden.is_multiple_of(heads) {
-            file.count_or(&key_length, 2..=MAX_HEAD_DIM, hidden / heads)?
-        } else {
-            file.count(&key_length, 2..=MAX_HEAD_DIM)?
-        };
-        let rotated = key("rope.dimension_count");
-        let rotary = file.count_or(&rotated, 2..=MAX_HEAD_DIM, head_dim)?;
-        if rotary > head_dim || !rotary.is_multiple_of(2) || head_dim > MAX_HEAD_DIM as usize {
-            let wanted = format!("an even number up to the head's {head_dim} values, at most {MAX_HEAD_DIM}");
-            return Err(file.key_error(&rotated, &wanted, file.value(&rotated)));
-        }
-        let (_, vocab) = file.sides("token_embd.weight")?;
-        let shape = DecoderShape {
-            layers: file.count(&key("block_count"), 1..=512)?,
-            heads,
-            kv_heads,
-            head_dim,
-            hidden,
-            ffn: file.count(&key("feed_forward_length"), 32..=1 << 20)?,
-            vocab,
-            context: file.count(&key("context_length"), 1..=1 << 24)?,
-        };
+        let (heads, hidden, head_dim, vocab) = (shape.heads, shape.hidden, shape.head_dim, shape.vocab);
         let embedding = file.locate("token_embd.weight", vocab, hidden)?;
         let output = if file.has("output.weight") { file.locate("output.weight", vocab, hidden)? } else { embedding };
         let vector_of = |name: &str, len: usize| {

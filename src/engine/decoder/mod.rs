@@ -4,6 +4,7 @@
 //! UHR-BAT needs what no runtime offers together: rows given in place of ids, the attention of one layer, and memory that never grows. A
 //! prompt goes through in chunks of rows; every buffer is made at load, and no call after that allocates.
 
+mod embeddings;
 mod gguf;
 mod llama;
 mod rope;
@@ -17,6 +18,7 @@ use crate::config::ImportanceRows;
 use crate::engine::tensorrt::ShimError;
 use crate::units::Bytes;
 
+pub use embeddings::{Embed, Embeddings};
 pub use gguf::Gguf;
 pub use llama::Llama;
 
@@ -43,6 +45,8 @@ pub enum DecoderError {
     Device { doing: &'static str, source: ShimError },
     #[error("interface layer {found}: wanted 1 to {layers}")]
     Layer { found: usize, layers: usize },
+    #[error("interface layer {found}: wanted {wanted}, which the anchor pass's engine is of")]
+    EngineLayer { wanted: usize, found: usize },
 }
 
 /// Which values of a head are rotated together.
@@ -101,6 +105,10 @@ pub trait Decoder: Send {
     fn shape(&self) -> &DecoderShape;
     fn weights(&self) -> Bytes;
     fn workspace(&self) -> Bytes;
+    /// Whether keys and values stand in the caller's cache, which otherwise only counts positions.
+    fn caches(&self) -> bool {
+        true
+    }
     /// Importance (Eq. 2): runs layers 1 to L−1 over the segments, layer L as far as its attention, and writes for each position of segment
     /// `image` the mean over heads and over the rows after the image; `looked_at`: L, and which of the rows. `scores`: `[positions of the image]`.
     fn attend(

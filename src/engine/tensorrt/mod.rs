@@ -8,33 +8,44 @@
 //! merging need, and a few megabytes a question. Nothing here has run on a GPU: [`fake`] proves what is above the shim, and libraries that stand for
 //! TensorRT and the CUDA driver prove the real one (`jetson/shim`).
 
+mod builder;
+mod built;
 mod decoder;
 mod encoder;
 pub mod fake;
+mod graphs;
+mod onnx_file;
 mod plan;
 mod projector;
 mod shim;
 
-pub use decoder::{DecoderPlans, TensorrtDecoder};
+pub use builder::{Builder, builds_for, told_version};
+pub use built::{Built, BuiltError, Entry, RECORD, Record, SealedPlan, built_in};
+pub use decoder::{DecoderPlans, DecoderSizes, TensorrtDecoder};
 pub use encoder::TensorrtEncoder;
-pub use plan::{PlanError, SEAL, sealed};
-pub use projector::TensorrtProjector;
+pub use graphs::{Axis, Graph, GraphError, Input, Limits, Shapes, Tensor};
+pub use plan::{PlanError, SEAL, seal, sealed, sealed_by, told_digest};
+pub use projector::{RowsOf, TensorrtProjector};
 pub use shim::{
-    ABI_VERSION, Bound, Device, DeviceBuffer, DeviceEngine, Dtype, Element, HostBuffer, Identity, Libraries, ShimError, ShimTable, Stream,
-    TensorInfo, Wanted,
+    ABI_VERSION, Bound, Device, DeviceBuffer, DeviceEngine, Dtype, Element, HostBuffer, Identity, Libraries, Rows, ShimError, ShimTable,
+    Stream, TensorInfo, Wanted,
 };
 
-/// What the tensors of a package's engines are called.
+/// What the tensors of a package's engines are called, as `tools/export` writes them; a layer's keys and values: [`decoder`].
 mod names {
     use std::ffi::CStr;
 
     pub const TILES: &CStr = c"tiles";
     pub const FEATURES: &CStr = c"features";
     pub const ROWS: &CStr = c"rows";
-    pub const IDS: &CStr = c"ids";
-    pub const KV: &CStr = c"kv";
-    pub const SCORES: &CStr = c"scores";
+    pub const TOKENS: &CStr = c"tokens";
+    pub const REFINED: &CStr = c"refined";
+    pub const INPUTS_EMBEDS: &CStr = c"inputs_embeds";
+    pub const LENGTH: &CStr = c"length";
+    pub const QUERY_ROWS: &CStr = c"query_rows";
+    pub const VISUAL_KEYS: &CStr = c"visual_keys";
     pub const LOGITS: &CStr = c"logits";
+    pub const IMPORTANCE: &CStr = c"importance";
 }
 
 /// For receipts: the library and the device in its own words.

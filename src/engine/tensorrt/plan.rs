@@ -29,12 +29,35 @@ pub enum PlanError {
     Digest { wanted: String, found: String },
 }
 
+/// What stands before `plan`, built for `identity`.
+#[must_use]
+pub fn seal(identity: &Identity, plan: &[u8]) -> [u8; SEAL] {
+    let built_for = identity.tensorrt.iter().chain(&identity.compute).flat_map(|number| number.to_le_bytes());
+    let len = (plan.len() as u64).to_le_bytes();
+    let mut seal = [0; SEAL];
+    let bytes = MAGIC.iter().copied().chain(built_for).chain(len).chain(Sha256::digest(plan));
+    seal.iter_mut().zip(bytes).for_each(|(to, byte)| *to = byte);
+    seal
+}
+
 /// `plan`, built for `identity`, as it is kept.
 #[must_use]
 pub fn sealed(identity: &Identity, plan: &[u8]) -> Vec<u8> {
-    let built_for = identity.tensorrt.iter().chain(&identity.compute).flat_map(|number| number.to_le_bytes());
-    let len = (plan.len() as u64).to_le_bytes();
-    MAGIC.iter().copied().chain(built_for).chain(len).chain(Sha256::digest(plan)).chain(plan.iter().copied()).collect()
+    [&seal(identity, plan)[..], plan].concat()
+}
+
+/// As [`unsealed`]: the SHA-256 of the plan in `bytes`.
+///
+/// # Errors
+/// What of it is not as wanted.
+pub fn sealed_by(identity: &Identity, bytes: &[u8]) -> Result<String, PlanError> {
+    unsealed(identity, bytes).map(|_| told_digest(bytes))
+}
+
+/// The plan's SHA-256 that a seal tells; empty of bytes that have no room for one.
+#[must_use]
+pub fn told_digest(bytes: &[u8]) -> String {
+    bytes.get(SEAL - 32..SEAL).unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The plan in `bytes`, if it was built for `identity` and is whole.

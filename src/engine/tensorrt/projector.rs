@@ -1,5 +1,7 @@
 //! Features to the decoder's width on a device, a chunk a run.
 
+use std::ffi::CStr;
+
 use half::f16;
 
 use crate::engine::tensorrt::shim::{Bound, Device, DeviceBuffer, DeviceEngine, Dtype, HostBuffer, ShimError, Stream, TensorInfo};
@@ -9,9 +11,28 @@ use crate::units::{Bytes, Tokens};
 
 const ENGINE: &str = "tensorrt projector";
 
+/// Which rows an engine makes of which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowsOf {
+    /// `features` → `rows`.
+    Features,
+    /// `tokens` → `refined`: the selected tokens' MLP.
+    Tokens,
+}
+
+impl RowsOf {
+    fn names(self) -> [&'static CStr; 2] {
+        match self {
+            Self::Features => [names::FEATURES, names::ROWS],
+            Self::Tokens => [names::TOKENS, names::REFINED],
+        }
+    }
+}
+
 /// `[n,d_v]` f16 → `[n,d]` f32, for at most `chunk` rows.
 pub struct TensorrtProjector {
     id: String,
+    names: [&'static CStr; 2],
     chunk: Tokens,
     feature_dim: usize,
     hidden: usize,
@@ -24,20 +45,27 @@ pub struct TensorrtProjector {
 }
 
 impl TensorrtProjector {
-    /// The engine of `plan` on `device`, whose tensors are `features` `[any,d_v]` f16 and `rows` `[any,d]` f32, and memory for its work.
+    /// The engine of `plan` on `device`, whose tensors are `[any,d_v]` f16 and `[any,d]` f32, called as `of` says, and memory for its work.
     ///
     /// # Errors
     /// A tensor that differs, by its name; out of memory, with figures; a lost device.
-    pub fn load(device: &Device, plan: &[u8], chunk: Tokens, feature_dim: usize, hidden: usize) -> Result<Self, EngineError> {
+    pub fn load(
+        device: &Device,
+        (plan, of): (&[u8], RowsOf),
+        chunk: Tokens,
+        [feature_dim, hidden]: [usize; 2],
+    ) -> Result<Self, EngineError> {
+        let names = of.names();
         let load = || {
             let features = TensorInfo::new(Dtype::F16, &[0, feature_dim]);
             let rows = TensorInfo::new(Dtype::F32, &[0, hidden]);
             Ok(Self {
                 id: id(device),
+                names,
                 chunk,
                 feature_dim,
                 hidden,
-                engine: device.engine(plan, &[(names::FEATURES, features), (names::ROWS, rows)])?,
+                engine: device.engine(plan, &[(names[0], features), (names[1], rows)])?,
                 features_in: device.host("features in", chunk.get() * feature_dim)?,
                 features: device.buffer("features", chunk.get() * feature_dim)?,
                 rows: device.buffer("projected rows", chunk.get() * hidden)?,
@@ -53,8 +81,8 @@ impl TensorrtProjector {
         self.features_in.wait()?;
         self.features_in.values_mut()?[..features.len()].copy_from_slice(features);
         self.stream.copy_in(&mut self.features_in, &self.features, features.len())?;
-        let from = Bound::new(names::FEATURES, &self.features, &[rows, self.feature_dim]);
-        let to = Bound::new(names::ROWS, &self.rows, &[rows, self.hidden]);
+        let from = Bound::new(self.names[0], &self.features, &[rows, self.feature_dim]);
+        let to = Bound::new(self.names[1], &self.rows, &[rows, self.hidden]);
         self.stream.enqueue(&self.engine, &[from, to])?;
         self.rows_out.wait()?;
         self.stream.copy_out(&self.rows, &mut self.rows_out, out.len())?;

@@ -15,13 +15,14 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tools/export"))
+import build_rtx
 import cluster
 import decoder
 import drawn
 import vision
 from graph import Shared
 
-PACKAGES = ["tensorrt_rtx_cu12_libs==1.7.1.116", "tensorrt_rtx_cu12_bindings==1.7.1.116"]
+PACKAGES = ROOT / "tools/export/requirements-rtx.txt"
 LAYERS = 2
 # Least, usual and largest of each dynamic dimension, as the profiles bind them.
 DIMS = {"n": (1, 4, 4), "rows": (1, 512, 512), "cache": (1, 3072, 12288), "looking": (1, 1, 256), "visual": (1, 2304, 2304), "clusters": (1, 600, 600), "tokens": (1, 3000, 11100)}
@@ -31,7 +32,7 @@ def load(cache):
     """The library, from the pinned wheels, which nothing else here needs."""
     folder = cache / "tensorrt-rtx"
     if not (folder / "tensorrt_rtx_bindings").is_dir():
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", str(folder), *PACKAGES], check=True)
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", str(folder), "-r", str(PACKAGES)], check=True)
     sys.path.insert(0, str(folder))
     import tensorrt_rtx_bindings
 
@@ -59,34 +60,9 @@ def graphs(folder, vocab):
     return made
 
 
-def build(trt, path):
-    """The serialised engine's bytes, or the parser's and builder's own words."""
-    said = []
-
-    class Logger(trt.ILogger):
-        def __init__(self):
-            trt.ILogger.__init__(self)
-
-        def log(self, severity, message):
-            if severity <= trt.ILogger.ERROR:
-                said.append(message)
-
-    logger = Logger()
-    builder = trt.Builder(logger)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(path)):
-        return None, [str(parser.get_error(n)) for n in range(parser.num_errors)] + said
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
-    profile = builder.create_optimization_profile()
-    for value in (network.get_input(n) for n in range(network.num_inputs)):
-        bounds = [[DIMS[value.get_dimension_name(at)][kind] if side < 0 else side for at, side in enumerate(value.shape)] for kind in range(3)]
-        profile.set_shape(value.name, *bounds)
-    config.add_optimization_profile(profile)
-    engine = builder.build_serialized_network(network, config)
-    return (None, said) if engine is None else (engine.nbytes, said)
+def bounds(value):
+    """Least, usual and largest shape of an input."""
+    return [[DIMS[value.get_dimension_name(at)][kind] if side < 0 else side for at, side in enumerate(value.shape)] for kind in range(3)]
 
 
 def main():
@@ -106,7 +82,8 @@ def main():
             path = Path(folder) / f"{name}.onnx"
             make().save(path)
             begun = time.monotonic()
-            size, said = build(trt, path)
+            engine, said = build_rtx.build(trt, path, bounds, "86")
+            size = None if engine is None else engine.nbytes
             weights = path.stat().st_size + (path.with_name("decoder.weights").stat().st_size if name in ("prefill", "step", "anchor") else 0)
             if size is None:
                 failed.append(name)

@@ -1,12 +1,15 @@
 //! A TensorRT library without TensorRT: devices in this process's memory, whose work is done later by a thread, and whose faults are foretold.
 //!
-//! Its engines are the scripted ones, so an answer is that of [`crate::engine::scripted`], by way of device memory, copies and events.
+//! Its engines are the scripted ones, so an answer is that of [`crate::engine::scripted`], by way of device memory, copies and events; or a package's
+//! own graphs, run on the CPU.
 //!
 //! # Why
 //! The code between the pipeline and a device is tried on any machine, at every point where a device can run out of memory or be lost. It is
 //! stricter than a real one where it can be: memory that nothing was copied to yet is poison, and every handle that is still open is counted.
 
+mod graph;
 mod kernel;
+mod network;
 mod queue;
 
 use std::collections::BTreeMap;
@@ -15,15 +18,16 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::engine::decoder::Embed;
 use crate::engine::onnx::EncoderShape;
-use crate::engine::tensorrt::decoder::{DecoderPlans, TensorrtDecoder, kv_width};
 use crate::engine::tensorrt::shim::{
-    self, Backend, DeviceBuffer, Element, Given, Handle, HostBuffer, Identity, ShimTable, Status, TensorInfo,
+    self, Backend, DeviceBuffer, Element, Given, Handle, HostBuffer, Identity, RawRows, ShimTable, Status, TensorInfo,
 };
-use crate::engine::tensorrt::{Device, TensorrtEncoder, TensorrtProjector, sealed};
+use crate::engine::tensorrt::{DecoderPlans, DecoderSizes, Device, RowsOf, TensorrtDecoder, TensorrtEncoder, TensorrtProjector, sealed};
 use crate::engine::{DecoderError, DecoderShape, EngineError};
 use crate::units::{Bytes, Tokens};
-use kernel::Kernel;
+use half::f16;
+use kernel::{ID_MARK, Kernel};
 use queue::{Card, State, next_handle};
 
 /// Every byte of memory that no work has reached yet: not a number as f16 and f32, no token as an id.
@@ -171,11 +175,11 @@ pub fn encoder(device: &Device, shape: EncoderShape) -> Result<TensorrtEncoder, 
 /// # Errors
 /// What [`TensorrtProjector::load`] finds.
 pub fn projector(device: &Device, chunk: Tokens, feature_dim: usize, hidden: usize) -> Result<TensorrtProjector, EngineError> {
-    TensorrtProjector::load(device, &plan(Kernel::Project { feature_dim, hidden }), chunk, feature_dim, hidden)
+    let plan = plan(Kernel::Project { feature_dim, hidden });
+    TensorrtProjector::load(device, (&plan, RowsOf::Features), chunk, [feature_dim, hidden])
 }
 
-/// The scripted decoder's engines on `device`: answers of `answer.1` tokens, none of them `answer.0`, then that. `sizes`: positions of the cache, and
-/// the most of one run.
+/// The scripted decoder's engines on `device`: answers of `answer.1` tokens, none of them `answer.0`, then that. Its last layer is the interface layer.
 ///
 /// # Errors
 /// What [`TensorrtDecoder::load`] finds.
@@ -183,17 +187,30 @@ pub fn decoder(
     device: &Device,
     shape: DecoderShape,
     (stop, answer_len): (u32, u32),
-    (positions, chunk): (Tokens, Tokens),
+    sizes: DecoderSizes,
 ) -> Result<TensorrtDecoder, DecoderError> {
-    let (hidden, vocab, kv_width) = (shape.hidden, shape.vocab, kv_width(&shape));
-    let plans = [
-        Kernel::Ids { kv_width },
-        Kernel::Rows { hidden, kv_width },
-        Kernel::Look { hidden },
-        Kernel::Head { kv_width, vocab, stop, answer_len },
-    ];
-    let [ids, rows, look, head] = plans.map(plan);
-    TensorrtDecoder::load(device, &DecoderPlans { ids: &ids, rows: &rows, look: &look, head: &head }, shape, positions, chunk)
+    let DecoderShape { layers, hidden, vocab, .. } = shape;
+    let kv_width = shape.kv_width();
+    let run = |step| plan(Kernel::Run { hidden, kv_width, layers, vocab, stop, answer_len, step });
+    let (prefill, step, anchor) = (run(false), run(true), plan(Kernel::Anchor { hidden, kv_width, layers }));
+    let plans = DecoderPlans { prefill: &prefill, step: &step, anchor: &anchor };
+    TensorrtDecoder::load(device, &plans, (Box::new(Spelled), shape), layers, sizes)
+}
+
+/// Ids as rows that say so, which the scripted engines read again.
+struct Spelled;
+
+impl Embed for Spelled {
+    fn embed(&mut self, id: u32, row: &mut [f16]) {
+        row.fill(f16::ZERO);
+        let [a, b, c, d] = id.to_le_bytes();
+        let words = [ID_MARK, u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])];
+        row.iter_mut().zip(words).for_each(|(to, word)| *to = f16::from_bits(word));
+    }
+
+    fn bytes(&self) -> Bytes {
+        Bytes(0)
+    }
 }
 
 fn plan(kernel: Kernel) -> Vec<u8> {
@@ -295,12 +312,11 @@ impl Backend for Library {
     }
 
     fn engine_bytes(device: Handle, engine: Handle) -> Result<u64, Status> {
-        card(device)?.lock().engine(engine).map(|(_, bytes)| bytes)
+        card(device)?.lock().engine_bytes(engine)
     }
 
     fn engine_tensor(device: Handle, engine: Handle, name: &CStr) -> Result<TensorInfo, Status> {
-        let (kernel, _) = card(device)?.lock().engine(engine)?;
-        kernel.tensors().iter().find(|(own, _)| *own == name).map(|(_, tensor)| *tensor).ok_or(Status::SHAPE)
+        card(device)?.lock().engine_tensor(engine, name)
     }
 
     fn engine_close(device: Handle, engine: Handle) -> Result<(), Status> {
@@ -345,5 +361,13 @@ impl Backend for Library {
 
     fn identity(device: Handle) -> Result<Identity, Status> {
         card(device).map(|_| IDENTITY)
+    }
+
+    fn copy_rows(device: Handle, stream: Handle, from: RawRows, to: RawRows, size: [u64; 2]) -> Result<(), Status> {
+        card(device)?.change(|state| state.enqueue_rows(stream, Some(from), to, size))
+    }
+
+    fn zero_rows(device: Handle, stream: Handle, to: RawRows, size: [u64; 2]) -> Result<(), Status> {
+        card(device)?.change(|state| state.enqueue_rows(stream, None, to, size))
     }
 }

@@ -5,14 +5,15 @@
 //! poison until the worker gets to them, and a test can hold the worker back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::CStr;
 use std::mem::take;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::engine::tensorrt::fake::kernel::Kernel;
+use crate::engine::tensorrt::fake::network::{Bound, Declared, Network, Tensors};
 use crate::engine::tensorrt::fake::{FakeSettings, Live, POISON};
-use crate::engine::tensorrt::shim::{Given, Handle, Status, TensorInfo};
+use crate::engine::tensorrt::shim::{ALIGNMENT, Given, Handle, RawRows, Status, TensorInfo};
 use crate::units::Bytes;
 
 /// Memory of a device, padded to whole words.
@@ -30,6 +31,9 @@ const WORD: u64 = 8;
 const POISONED: u64 = u64::from_ne_bytes([POISON; 8]);
 /// Jobs that the queue has room for before it grows.
 const JOBS: usize = 256;
+/// The same of tensors, and of buffers in a run.
+const TENSORS: usize = 4_096;
+const BUFFERS: usize = 64;
 
 /// Handles are numbered through all devices, so that one device's mean nothing to another.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -38,11 +42,46 @@ pub(super) fn next_handle() -> Handle {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Job {
-    In { buffer: Handle, host: Handle, bytes: u64 },
-    Out { host: Handle, buffer: Handle, bytes: u64 },
-    Run { kernel: Kernel, buffers: [Handle; 2], counts: [usize; 2] },
+    In {
+        buffer: Handle,
+        host: Handle,
+        bytes: u64,
+    },
+    Out {
+        host: Handle,
+        buffer: Handle,
+        bytes: u64,
+    },
+    Rows {
+        from: RawRows,
+        to: RawRows,
+        size: [u64; 2],
+    },
+    Zeros {
+        to: RawRows,
+        size: [u64; 2],
+    },
+    /// Over the next `tensors` of [`State::bound`].
+    Run {
+        network: Arc<Network>,
+        tensors: usize,
+    },
+}
+
+/// An engine that is open.
+struct Engine {
+    network: Arc<Network>,
+    declared: Vec<Declared>,
+    bytes: u64,
+}
+
+/// What a run works with; the worker's, kept from run to run.
+#[derive(Default)]
+struct Desk {
+    bound: Vec<Bound>,
+    buffers: Vec<(Handle, Box<[u64]>)>,
 }
 
 /// A device and its worker's post.
@@ -63,15 +102,20 @@ pub(super) struct State {
     pub runs_left: Option<u32>,
     pub refuse_in: Option<u32>,
     /// Why the device is lost.
-    lost: Option<&'static str>,
+    lost: Option<String>,
     last_error: String,
     buffers: BTreeMap<Handle, Memory>,
     hosts: BTreeMap<Handle, Shared>,
-    engines: BTreeMap<Handle, (Kernel, u64)>,
+    engines: BTreeMap<Handle, Engine>,
     streams: BTreeSet<Handle>,
     /// How many jobs must be done for each to have come.
     events: BTreeMap<Handle, u64>,
     queue: VecDeque<Job>,
+    /// Tensors of the runs in the queue, one run's after the other's.
+    bound: VecDeque<Bound>,
+    desk: Desk,
+    /// Tensors of the run that is being enqueued, kept from one to the next.
+    incoming: Vec<Bound>,
     enqueued: u64,
     done: u64,
     /// Runs that were enqueued.
@@ -88,8 +132,10 @@ fn words(bytes: u64) -> Result<usize, Status> {
 
 impl Card {
     pub fn new(settings: FakeSettings) -> Self {
-        let queue = VecDeque::with_capacity(JOBS);
-        let state = State { total: settings.memory.0, latency: settings.latency, queue, ..State::default() };
+        let desk = Desk { bound: Vec::with_capacity(TENSORS), buffers: Vec::with_capacity(BUFFERS) };
+        let (queue, bound) = (VecDeque::with_capacity(JOBS), VecDeque::with_capacity(TENSORS));
+        let incoming = Vec::with_capacity(TENSORS);
+        let state = State { total: settings.memory.0, latency: settings.latency, queue, bound, desk, incoming, ..State::default() };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -117,7 +163,7 @@ impl Card {
             }
             let may = !state.held || state.emptying > 0;
             // Looked at and left in the queue, so that it isn't empty before the job is done.
-            let Some(job) = state.queue.front().copied().filter(|_| may) else {
+            let Some(job) = state.queue.front().filter(|_| may).cloned() else {
                 state = self.sleep(state);
                 continue;
             };
@@ -151,19 +197,49 @@ impl Card {
                 }
             }
             Job::Run { .. } if state.runs_left == Some(0) => state.lose("it fell off the bus, as it was told to"),
-            Job::Run { kernel, buffers, counts } => {
+            Job::Rows { from, to, size: [width, rows] } => {
+                let source = state.buffers.get_mut(&from.buffer).map(|memory| take(&mut memory.words)).unwrap_or_default();
+                if let Some(sink) = state.buffers.get_mut(&to.buffer) {
+                    let (from_bytes, to_bytes) = (bytemuck::cast_slice(&source), bytemuck::cast_slice_mut(&mut sink.words));
+                    for row in 0..rows {
+                        let (from, to) = (span(from, row, width), span(to, row, width));
+                        <[u8]>::copy_from_slice(&mut to_bytes[to], &from_bytes[from]);
+                    }
+                }
+                if let Some(memory) = state.buffers.get_mut(&from.buffer) {
+                    memory.words = source;
+                }
+            }
+            Job::Zeros { to, size: [width, rows] } => {
+                if let Some(sink) = state.buffers.get_mut(&to.buffer) {
+                    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut sink.words);
+                    (0..rows).for_each(|row| bytes[span(to, row, width)].fill(0));
+                }
+            }
+            Job::Run { network, tensors } => {
                 state.runs_left = state.runs_left.map(|left| left - 1);
-                let mut tensors =
-                    buffers.map(|buffer| state.buffers.get_mut(&buffer).map(|memory| take(&mut memory.words)).unwrap_or_default());
+                let State { buffers, bound, desk, .. } = &mut *state;
+                let mut desk = take(desk);
+                desk.bound.extend(bound.drain(..tensors));
+                for bound in &desk.bound {
+                    if desk.buffers.iter().all(|(handle, _)| *handle != bound.buffer) {
+                        let words = buffers.get_mut(&bound.buffer).map(|memory| take(&mut memory.words)).unwrap_or_default();
+                        desk.buffers.push((bound.buffer, words));
+                    }
+                }
                 // Callers may enqueue and ask meanwhile.
                 drop(state);
-                let [first, second] = &mut tensors;
-                kernel.run(counts, first, second);
+                let ran = network.run(&mut Tensors { bound: &desk.bound, buffers: &mut desk.buffers });
                 state = self.lock();
-                for (buffer, words) in buffers.iter().zip(tensors) {
-                    if let Some(memory) = state.buffers.get_mut(buffer) {
+                for (buffer, words) in desk.buffers.drain(..) {
+                    if let Some(memory) = state.buffers.get_mut(&buffer) {
                         memory.words = words;
                     }
+                }
+                desk.bound.clear();
+                state.desk = desk;
+                if let Err(why) = ran {
+                    state.lose(why);
                 }
             }
         }
@@ -206,6 +282,12 @@ fn copy<T>(pairs: impl Iterator<Item = (T, u64)>, bytes: u64, put: impl Fn(T, u6
     }
 }
 
+/// The bytes of a row.
+fn span(at: RawRows, row: u64, width: u64) -> std::ops::Range<usize> {
+    let start = (at.offset + row * at.pitch) as usize;
+    start..start + width as usize
+}
+
 fn deliver(to: &Shared, from: impl Iterator<Item = u64>, bytes: u64) {
     copy(to.iter().zip(from), bytes, |to, value, mask| {
         to.store((to.load(Ordering::Relaxed) & !mask) | (value & mask), Ordering::Relaxed);
@@ -214,9 +296,10 @@ fn deliver(to: &Shared, from: impl Iterator<Item = u64>, bytes: u64) {
 
 impl State {
     /// Refuses everything from now on and forgets its jobs.
-    fn lose(&mut self, why: &'static str) {
-        self.lost = Some(why);
+    fn lose(&mut self, why: impl Into<String>) {
+        self.lost = Some(why.into());
         self.queue.truncate(1);
+        self.bound.clear();
     }
 
     /// As new, but for what is still open on it.
@@ -226,8 +309,9 @@ impl State {
 
     pub fn unplug(&mut self) {
         self.unplugged = true;
-        self.lost = Some("it was unplugged");
+        self.lost = Some("it was unplugged".into());
         self.queue.clear();
+        self.bound.clear();
         self.done = self.enqueued;
     }
 
@@ -246,7 +330,7 @@ impl State {
     }
 
     pub fn last_error(&self) -> String {
-        self.lost.map_or_else(|| self.last_error.clone(), str::to_owned)
+        self.lost.as_ref().unwrap_or(&self.last_error).clone()
     }
 
     /// What stands in a buffer now.
@@ -346,23 +430,32 @@ impl State {
 
     /// Its weights are as many bytes as its plan has.
     pub fn engine_open(&mut self, plan: &[u8]) -> Result<Handle, Status> {
-        let kernel = serde_json::from_slice(plan).ok().filter(|kernel: &Kernel| kernel.sound());
-        let Some(kernel) = kernel else { return Err(self.say(Status::FAILED, "wanted a plan of the fake shim, found something else")) };
+        let Some((network, declared)) = Network::read(plan) else {
+            return Err(self.say(Status::FAILED, "wanted a plan of the fake shim, found something else"));
+        };
         let bytes = plan.len() as u64;
         self.admit(bytes, true)?;
         let handle = next_handle();
-        self.engines.insert(handle, (kernel, bytes));
+        self.engines.insert(handle, Engine { network: Arc::new(network), declared, bytes });
         Ok(handle)
     }
 
-    pub fn engine(&self, engine: Handle) -> Result<(Kernel, u64), Status> {
+    fn engine(&self, engine: Handle) -> Result<&Engine, Status> {
         self.alive()?;
-        self.engines.get(&engine).copied().ok_or(Status::ARGUMENT)
+        self.engines.get(&engine).ok_or(Status::ARGUMENT)
+    }
+
+    pub fn engine_bytes(&self, engine: Handle) -> Result<u64, Status> {
+        self.engine(engine).map(|engine| engine.bytes)
+    }
+
+    pub fn engine_tensor(&self, engine: Handle, name: &CStr) -> Result<TensorInfo, Status> {
+        let declared = &self.engine(engine)?.declared;
+        declared.iter().find(|own| own.name.as_c_str() == name).map(|own| own.tensor).ok_or(Status::SHAPE)
     }
 
     pub fn engine_close(&mut self, engine: Handle) -> Option<()> {
-        let (_, bytes) = self.engines.remove(&engine)?;
-        self.used -= bytes;
+        self.used -= self.engines.remove(&engine)?.bytes;
         Some(())
     }
 
@@ -383,33 +476,74 @@ impl State {
         Ok(())
     }
 
+    /// Rows that are copied, or zeroed where there is nothing to copy `from`.
+    pub fn enqueue_rows(&mut self, stream: Handle, from: Option<RawRows>, to: RawRows, size: [u64; 2]) -> Result<(), Status> {
+        self.alive()?;
+        let [width, rows] = size;
+        let fits = |at: &RawRows| {
+            let end = rows.checked_sub(1).and_then(|before| before.checked_mul(at.pitch)?.checked_add(at.offset)?.checked_add(width));
+            let bytes = self.buffers.get(&at.buffer).map(|memory| memory.bytes);
+            width <= at.pitch && end.zip(bytes).is_some_and(|(end, bytes)| end <= bytes)
+        };
+        let itself = from.is_some_and(|from| from.buffer == to.buffer);
+        if !from.as_ref().is_none_or(fits) || !fits(&to) || itself || !self.streams.contains(&stream) {
+            return Err(self.say(Status::ARGUMENT, "rows that aren't in this device's memory, or copied onto themselves"));
+        }
+        self.push(from.map_or(Job::Zeros { to, size }, |from| Job::Rows { from, to, size }));
+        Ok(())
+    }
+
     pub fn enqueue_run(&mut self, stream: Handle, engine: Handle, given: &[Given<'_>]) -> Result<(), Status> {
-        let (kernel, _) = self.engine(engine)?;
-        let find = |name| given.iter().find(|given| given.name == name);
-        let [first, second] = kernel.tensors().map(|(name, _)| find(name));
-        let (Some(first), Some(second)) = (first, second) else { return Err(Status::SHAPE) };
-        if given.len() != 2 || !kernel.admits([&first.tensor, &second.tensor]) || first.buffer == second.buffer {
+        let mut bound = take(&mut self.incoming);
+        bound.clear();
+        let admitted = self.admit_run(stream, engine, given, &mut bound);
+        let network = match (admitted, self.refuse_in) {
+            (Ok(_), Some(0)) => {
+                self.refuse_in = None;
+                Err(self.say(Status::FAILED, "refused, as it was told to"))
+            }
+            (Err(Status::ARGUMENT), _) => {
+                let why = "a run's memory or stream is not this device's, or an output lies over another tensor";
+                Err(self.say(Status::ARGUMENT, why))
+            }
+            (admitted, _) => admitted,
+        };
+        if network.is_ok() {
+            self.refuse_in = self.refuse_in.map(|left| left - 1);
+            self.bound.extend(&bound);
+            self.runs += 1;
+        }
+        let tensors = bound.len();
+        self.incoming = bound;
+        self.push(Job::Run { network: network?, tensors });
+        Ok(())
+    }
+
+    /// The engine of a run, and its tensors in `bound`, in the order of what it declares.
+    fn admit_run(&self, stream: Handle, engine: Handle, given: &[Given<'_>], bound: &mut Vec<Bound>) -> Result<Arc<Network>, Status> {
+        let Engine { network, declared, .. } = self.engine(engine)?;
+        if given.len() != declared.len() {
             return Err(Status::SHAPE);
         }
-        let known = |given: &Given<'_>| {
-            self.buffers.get(&given.buffer).is_some_and(|memory| given.tensor.bytes().is_some_and(|bytes| bytes <= memory.bytes))
+        for declared in declared {
+            let given = given.iter().find(|given| given.name == declared.name.as_c_str()).ok_or(Status::SHAPE)?;
+            let bytes = given.tensor.bytes().filter(|_| declared.tensor.admits(&given.tensor)).ok_or(Status::SHAPE)?;
+            let memory = self.buffers.get(&given.buffer).ok_or(Status::ARGUMENT)?;
+            let inside = given.offset.checked_add(bytes).is_some_and(|end| end <= memory.bytes);
+            let place = usize::try_from(given.offset).ok().zip(usize::try_from(bytes).ok());
+            let (offset, bytes) = place.filter(|(offset, _)| inside && offset.is_multiple_of(ALIGNMENT)).ok_or(Status::ARGUMENT)?;
+            bound.push(Bound { buffer: given.buffer, offset, bytes, tensor: given.tensor });
+        }
+        if !network.admits(|place| bound[place].tensor) {
+            return Err(Status::SHAPE);
+        }
+        let over = |(place, one): (usize, &Bound)| {
+            declared[place].output && bound.iter().enumerate().any(|(other, bound)| other != place && one.overlaps(bound))
         };
-        if !known(first) || !known(second) || !self.streams.contains(&stream) {
-            return Err(self.say(Status::ARGUMENT, "a run's memory or stream is not this device's"));
+        if bound.iter().enumerate().any(over) || !self.streams.contains(&stream) {
+            return Err(Status::ARGUMENT);
         }
-        match &mut self.refuse_in {
-            Some(0) => {
-                self.refuse_in = None;
-                return Err(self.say(Status::FAILED, "refused, as it was told to"));
-            }
-            Some(left) => *left -= 1,
-            None => {}
-        }
-        let count = |tensor: &TensorInfo| usize::try_from(tensor.dims[0]).map_err(|_| Status::SHAPE);
-        let counts = [count(&first.tensor)?, count(&second.tensor)?];
-        self.runs += 1;
-        self.push(Job::Run { kernel, buffers: [first.buffer, second.buffer], counts });
-        Ok(())
+        Ok(Arc::clone(network))
     }
 
     fn push(&mut self, job: Job) {

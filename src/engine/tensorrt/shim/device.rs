@@ -149,7 +149,7 @@ impl Device {
     ///
     /// # Errors
     /// A plan for another TensorRT or GPU, or damaged; one that the library refuses, a tensor that differs by its name, out of memory, a lost device.
-    pub fn engine(&self, plan: &[u8], wanted: &[Wanted]) -> Result<DeviceEngine, ShimError> {
+    pub fn engine(&self, plan: &[u8], wanted: &[Wanted<'_>]) -> Result<DeviceEngine, ShimError> {
         let plan = unsealed(&self.identity()?, plan)?;
         let mut handle = 0;
         // SAFETY: an open device, bytes that live through the call, and a place for the one handle written.

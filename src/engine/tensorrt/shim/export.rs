@@ -7,13 +7,17 @@
 use std::ffi::{CStr, c_char, c_void};
 use std::slice;
 
-use crate::engine::tensorrt::shim::{ABI_VERSION, Dtype, Handle, Identity, MAX_BINDINGS, RawBinding, ShimTable, Status, TensorInfo};
+use crate::engine::tensorrt::shim::{
+    ABI_VERSION, Dtype, Handle, Identity, MAX_BINDINGS, RawBinding, RawRows, ShimTable, Status, TensorInfo,
+};
 
 /// A tensor of a run, as a backend sees it.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine::tensorrt) struct Given<'a> {
     pub name: &'a CStr,
     pub buffer: Handle,
+    /// Bytes into the buffer.
+    pub offset: u64,
     pub tensor: TensorInfo,
 }
 
@@ -50,6 +54,8 @@ pub(in crate::engine::tensorrt) trait Backend {
     fn event_wait(device: Handle, event: Handle) -> Result<(), Status>;
     fn reserve(device: Handle, bytes: u64) -> Result<(), Status>;
     fn identity(device: Handle) -> Result<Identity, Status>;
+    fn copy_rows(device: Handle, stream: Handle, from: RawRows, to: RawRows, size: [u64; 2]) -> Result<(), Status>;
+    fn zero_rows(device: Handle, stream: Handle, to: RawRows, size: [u64; 2]) -> Result<(), Status>;
 }
 
 /// The table of `B`.
@@ -82,6 +88,8 @@ pub(in crate::engine::tensorrt) fn table<B: Backend>() -> ShimTable {
         event_wait: event_wait::<B>,
         reserve: reserve::<B>,
         identity: identity::<B>,
+        copy_rows: copy_rows::<B>,
+        zero_rows: zero_rows::<B>,
     }
 }
 
@@ -231,11 +239,11 @@ unsafe extern "C" fn enqueue<B: Backend>(
     }
     // SAFETY: `count` bindings that live through the call, by the table.
     let bindings = unsafe { slice::from_raw_parts(bindings, count) };
-    let mut given = [Given { name: c"", buffer: 0, tensor: TensorInfo::new(Dtype::F32, &[]) }; MAX_BINDINGS];
+    let mut given = [Given { name: c"", buffer: 0, offset: 0, tensor: TensorInfo::new(Dtype::F32, &[]) }; MAX_BINDINGS];
     for (to, binding) in given.iter_mut().zip(bindings) {
         // SAFETY: a name that ends with a zero and lives through the call, by the table.
         let name = unsafe { CStr::from_ptr(binding.name) };
-        *to = Given { name, buffer: binding.buffer, tensor: binding.tensor };
+        *to = Given { name, buffer: binding.buffer, offset: binding.offset, tensor: binding.tensor };
     }
     status(B::enqueue(device, stream, engine, &given[..count]))
 }
@@ -272,4 +280,12 @@ unsafe extern "C" fn reserve<B: Backend>(device: Handle, bytes: u64) -> Status {
 unsafe extern "C" fn identity<B: Backend>(device: Handle, identity: *mut Identity) -> Status {
     // SAFETY: a place for one identity, by the table.
     unsafe { put(identity, B::identity(device)) }
+}
+
+unsafe extern "C" fn copy_rows<B: Backend>(device: Handle, stream: Handle, from: RawRows, to: RawRows, width: u64, rows: u64) -> Status {
+    status(B::copy_rows(device, stream, from, to, [width, rows]))
+}
+
+unsafe extern "C" fn zero_rows<B: Backend>(device: Handle, stream: Handle, to: RawRows, width: u64, rows: u64) -> Status {
+    status(B::zero_rows(device, stream, to, [width, rows]))
 }

@@ -31,14 +31,16 @@ pub use device::{Device, DeviceEngine};
 pub(in crate::engine::tensorrt) use export::{Backend, Given, table};
 pub use library::Libraries;
 pub use memory::{DeviceBuffer, HostBuffer};
-pub use stream::{Bound, Stream};
+pub use stream::{Bound, Rows, Stream};
 
 /// Of the table below. It changes with any change of the table but functions added at its end.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 /// Most dimensions of a tensor.
 pub const MAX_DIMS: usize = 4;
-/// Most tensors of an engine's run.
-pub const MAX_BINDINGS: usize = 4;
+/// Most tensors of an engine's run: four a layer of 64, and eight others.
+pub const MAX_BINDINGS: usize = 264;
+/// Where in its buffer a tensor may begin: TensorRT wants addresses at multiples of so many bytes.
+pub const ALIGNMENT: usize = 256;
 
 /// Something that the library owns; 0 is none.
 pub type Handle = u64;
@@ -136,13 +138,23 @@ impl fmt::Display for TensorInfo {
     }
 }
 
-/// A tensor of a run: the engine's name for it, and the buffer whose first values it is.
+/// A tensor of a run: the engine's name for it, its buffer, and how many bytes into that it begins, a multiple of [`ALIGNMENT`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct RawBinding {
     name: *const c_char,
     buffer: Handle,
+    offset: u64,
     tensor: TensorInfo,
+}
+
+/// Rows of `width` bytes, each `pitch` bytes after the one before, the first `offset` bytes into a buffer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RawRows {
+    pub buffer: Handle,
+    pub offset: u64,
+    pub pitch: u64,
 }
 
 /// The functions of a library, version [`ABI_VERSION`]. The first is the same in all versions; new ones come at the end.
@@ -194,10 +206,15 @@ pub struct ShimTable {
     /// The one allocation that all later buffers, weights and workspaces are taken from. Once, before any of them; ARGUMENT afterwards.
     reserve: unsafe extern "C" fn(device: Handle, bytes: u64) -> Status,
     identity: unsafe extern "C" fn(device: Handle, identity: *mut Identity) -> Status,
+    /// Enqueues a copy of `rows` rows of `width` bytes between two buffers of the device.
+    copy_rows: unsafe extern "C" fn(device: Handle, stream: Handle, from: RawRows, to: RawRows, width: u64, rows: u64) -> Status,
+    /// Enqueues zeros to `rows` rows of `width` bytes.
+    zero_rows: unsafe extern "C" fn(device: Handle, stream: Handle, to: RawRows, width: u64, rows: u64) -> Status,
 }
 
 // The layout of `jetson/shim/uhr_shim.h`.
-const _: () = assert!(size_of::<TensorInfo>() == 40 && size_of::<RawBinding>() == 56 && size_of::<ShimTable>() == 27 * 8);
+const _: () = assert!(size_of::<TensorInfo>() == 40 && size_of::<RawBinding>() == 64 && size_of::<ShimTable>() == 29 * 8);
+const _: () = assert!(size_of::<RawRows>() == 24);
 
 /// What an engine is built for: it runs on no other.
 #[repr(C)]
@@ -241,6 +258,8 @@ pub enum ShimError {
     Shape { tensor: String, wanted: String, found: String },
     #[error("{what}: wanted {wanted} values, found room for {found}")]
     Room { what: &'static str, wanted: u64, found: u64 },
+    #[error("{what}: wanted it to begin at a multiple of {ALIGNMENT} bytes, found {found}")]
+    Alignment { what: &'static str, found: usize },
     #[error("host memory of a copy: wanted it idle, found the device not done with it")]
     Busy,
     #[error("{what}: wanted one of the stream's device, found another's")]
@@ -262,27 +281,27 @@ impl Element for f16 {
     const DTYPE: Dtype = Dtype::F16;
 }
 
-/// Token ids, far below 2³¹.
+/// Counts and places, far below 2³¹.
 impl Element for u32 {
     const DTYPE: Dtype = Dtype::I32;
 }
 
 /// A tensor that an engine is held to at load: its name and what of it is fixed.
-pub type Wanted = (&'static CStr, TensorInfo);
+pub type Wanted<'a> = (&'a CStr, TensorInfo);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::tensorrt::fake;
 
-    extern "C" fn version_two() -> u32 {
-        2
+    extern "C" fn version_one() -> u32 {
+        1
     }
 
     #[test]
     fn a_table_of_another_version_is_not_called() {
-        let table = ShimTable { abi_version: version_two, ..fake::table() };
-        assert_eq!(Device::open(&table, 0).err(), Some(ShimError::Abi { wanted: 1, found: 2 }));
+        let table = ShimTable { abi_version: version_one, ..fake::table() };
+        assert_eq!(Device::open(&table, 0).err(), Some(ShimError::Abi { wanted: 2, found: 1 }));
     }
 
     #[test]

@@ -1,0 +1,58 @@
+"""A small package with drawn weights whose graphs for TensorRT have 16-bit weights in themselves, so that another runtime on the CPU can run them as they are.
+
+    target/peers/bin/python tools/vectors/tensorrt_graphs.py tests/vectors/tensorrt_graphs
+
+What `export.py --weights f16` writes, but for the shared file of weights and the compression's graphs. The same files from the same versions of NumPy and onnx.
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tools/export"))
+import decoder
+import drawn
+import export
+import package
+import vision
+
+# The interface layer is neither the first nor the last.
+SEED, INTERFACE = 7, 2
+SIZES = drawn.Sizes(
+    image=28, vision_hidden=32, vision_layers=2, vision_heads=2, vision_ffn=64, layers=3, heads=2, kv_heads=1, head_dim=16, ffn=64, vocab=96, context=512,
+)  # fmt: skip
+
+
+def main():
+    out, half, opset = Path(sys.argv[1]), np.float16, decoder.OPSET
+    shutil.rmtree(out, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as work:
+        source, made = Path(work) / "checkpoint", Path(work) / "package"
+        drawn.save(source, SIZES, SEED)
+        options = ["--name", "drawn", "--licence", "Apache-2.0", "--views", "28,56", "--interface-layer", str(INTERFACE), "--weights", "f16"]
+        settings = export.parse([str(source), "--out", str(made), "--without-tensorrt", *options])
+        checkpoint = export.export(settings)
+        shutil.copytree(made, out)
+    graphs = out / export.TENSORRT
+    graphs.mkdir()
+    made = {
+        "encoder": vision.encoder(checkpoint.tower, opset, half, half),
+        "projector": vision.mlp(checkpoint.projector, ("features", "rows"), opset, half, (half, np.float32)),
+        "token-mlp": vision.mlp(checkpoint.token_mlp, ("tokens", "refined"), opset, half, (half, np.float32)),
+        "prefill": decoder.run(checkpoint.decoder, None, 16, half),
+        "step": decoder.run(checkpoint.decoder, None, 16, half, rows=1),
+        "anchor": decoder.anchor(checkpoint.decoder, INTERFACE, None, 16, half),
+    }
+    files = {key: f"{key.replace('-', '_')}.onnx" for key in made}
+    for key, graph in made.items():
+        graph.save(graphs / files[key])
+    named = {key: f"{export.TENSORRT}/{file}" for key, file in files.items()}
+    package.manifest(out, settings.name, settings.licence, checkpoint.tower, settings, {"token_mlp.onnx"}, named)
+
+
+if __name__ == "__main__":
+    main()
