@@ -18,7 +18,8 @@ while [ $# -gt 0 ]; do
     --purge) purge=yes ;;
     --no-start) start=no ;;
     --profile | --binary | --model | --root)
-      [ $# -ge 2 ] || { echo "$1: wanted a value, found none" >&2; exit 2; }
+      # An empty one is a variable that isn't set: never the machine's own root.
+      [ -n "${2-}" ] || { echo "$1: wanted a value, found none" >&2; exit 2; }
       case $1 in
         --profile) profile=$2 ;;
         --binary) binary=$2 ;;
@@ -30,7 +31,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-source_model=${model:-$here/../models/uhr-nano}
+source_model=$(realpath -- "${model:-$here/../models/uhr-nano}")
 # shellcheck source-path=SCRIPTDIR source=service.sh
 . "$here/service.sh"
 
@@ -61,6 +62,11 @@ install_all() {
   put "$here/service.sh" "$share/service.sh" 755
   local to
   to=$share/models/$(basename "$source_model")
+  case ${to##*/} in *[!A-Za-z0-9._-]*) fail "--model: wanted a folder whose name is of letters, digits, '.', '_' and '-', found ${to##*/}" ;; esac
+  # What the package no longer has would be a file that its manifest doesn't list.
+  if [ -d "$to" ]; then
+    while IFS= read -r file; do [ -e "$source_model/$file" ] || rm -f "$to/$file"; done < <(cd "$to" && find . -path ./engines -prune -o -type f -printf '%P\n')
+  fi
   # Engines are of the machine that built them.
   while IFS= read -r file; do put "$source_model/$file" "$to/$file" 644; done < <(cd "$source_model" && find . -path ./engines -prune -o -type f -printf '%P\n')
   for file in "$here"/../firmware-config/*.toml; do put "$file" "$share/profiles/$(basename "$file")" 644; done

@@ -11,7 +11,9 @@
 # - What somebody wrote or the daemon kept goes only by a purge, which says so.
 set -euo pipefail
 
-root=${root-}   # everything goes below that folder, and nothing is started
+# Everything goes below `root`, and nothing is started; install.sh sets both. What the environment has under these names is not meant for dpkg's scripts.
+[ -z "${DPKG_MAINTSCRIPT_NAME-}" ] || unset root start
+root=${root-}
 start=${start-yes}
 changed=no
 

@@ -102,7 +102,9 @@ impl Bench {
         bench.write(graphs, "");
         for name in ["a6000", "orin-nano-8"] {
             let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("firmware-config/{name}.toml"))).unwrap();
-            let text = text.replace("shim = \"libuhr_shim.so\"", "").replace("[engines]", "[engines]\nshim = \"fake\"");
+            let text = text
+                .replace("shim = \"libuhr_shim.so\"", "")
+                .replace("[engines]", &format!("[engines]\nshim = \"fake\"\nplans = {:?}", path(&bench.plans())));
             std::fs::write(bench.profile(name), text).unwrap();
         }
         bench
@@ -126,13 +128,18 @@ impl Bench {
         self.folder.path().join("package")
     }
 
+    /// A folder that the package leaves alone.
+    fn plans(&self) -> PathBuf {
+        self.package().join("engines")
+    }
+
     fn profile(&self, name: &str) -> PathBuf {
         self.folder.path().join(format!("{name}.toml"))
     }
 
     /// Where engines of the made-up device stand.
     fn engines(&self) -> PathBuf {
-        built_in(&self.package(), None, &Identity::default())
+        built_in(&self.plans(), "uhr-nano", &Identity::default())
     }
 
     /// A builder: what it does after it has written down what it was asked. `$onnx` and `$plan` are its files.
@@ -238,8 +245,8 @@ const ASKED: &str = "
 #[test]
 fn the_builder_is_asked_for_what_the_profile_needs() {
     for (profile, sizes) in [
-        ("a6000", [("P", "12188"), ("U", "7024"), ("T", "16"), ("B", "11100"), ("W", "1024")]),
-        ("orin-nano-8", [("P", "6320"), ("U", "3256"), ("T", "6"), ("B", "6000"), ("W", "400")]),
+        ("a6000", [("P", "12188"), ("U", "7024"), ("T", "1"), ("B", "11100"), ("W", "1024")]),
+        ("orin-nano-8", [("P", "6320"), ("U", "3256"), ("T", "1"), ("B", "6000"), ("W", "400")]),
     ] {
         let bench = Bench::new();
         let cache = bench.folder.path().join("timings");
@@ -336,10 +343,10 @@ fn what_is_recorded_is_not_built_again() {
     assert_eq!(again(), ["step"]);
     std::fs::write(bench.engines().join(RECORD), "graphs = 3").unwrap();
     assert_eq!(again(), ALL);
-    // Other limits, and only what depends on them: of fewer tiles the encoder alone.
+    // Other limits, and only what depends on them.
     let profile = std::fs::read_to_string(bench.profile("a6000")).unwrap();
-    std::fs::write(bench.profile("a6000"), profile.replace("threads = 16", "threads = 15")).unwrap();
-    assert_eq!(again(), ["encoder"]);
+    std::fs::write(bench.profile("a6000"), profile.replace("projection-chunk-tokens = 256", "projection-chunk-tokens = 255")).unwrap();
+    assert_eq!(again(), ["projector", "prefill", "anchor", "merge"]);
 }
 
 #[test]
@@ -478,7 +485,7 @@ fn what_cannot_be_begun_says_why() {
             .output()
             .unwrap(),
     );
-    assert!(told.contains("encoder: to be built, tiles:1x3x336x336 to tiles:6x3x336x336") && told.contains("for 6320 positions"), "{told}");
+    assert!(told.contains("encoder: to be built, tiles:1x3x336x336") && told.contains("for 6320 positions"), "{told}");
 }
 
 #[test]
@@ -605,16 +612,16 @@ fn engines_go_where_the_profile_or_the_command_says_and_ahead_of_time_for_anothe
     let bench = Bench::new();
     let plans = bench.folder.path().join("plans");
     let profile = std::fs::read_to_string(bench.profile("a6000")).unwrap();
-    std::fs::write(bench.profile("a6000"), profile.replace("[engines]", &format!("[engines]\nplans = {:?}", path(&plans)))).unwrap();
+    std::fs::write(bench.profile("a6000"), profile.replace(path(&bench.plans()), path(&plans))).unwrap();
     well(&bench.build("a6000", &bench.trtexec(WHOLE), &["--graph", "merge"]));
-    assert!(plans.join("0.0.0.0-sm00/merge.plan").is_file() && !bench.package().join("engines").exists());
+    assert!(plans.join("uhr-nano/0.0.0.0-sm00/merge.plan").is_file() && !bench.package().join("engines").exists());
     let out = bench.folder.path().join("out");
     let rtx = bench.trtexec(&WHOLE.replace("--help", "--version"));
     bench.asked();
     let arguments = ["--out", path(&out), "--graph", "projector", "--rtx", path(&rtx), "--compute", "8.6", "--tensorrt", "10.3.0.30"];
     well(&bench.command("a6000", &arguments).output().unwrap());
     let asked = bench.asked().remove(0);
-    assert!(out.join("10.3.0.30-sm86/projector.plan").is_file());
+    assert!(out.join("uhr-nano/10.3.0.30-sm86/projector.plan").is_file());
     assert_eq!(
         asked[2..],
         [
@@ -664,7 +671,7 @@ fn the_device_is_asked_what_it_is_and_its_builder_must_be_of_its_tensorrt() {
     std::fs::write(&trtexec, text.replace("v100300", &format!("v{}", major * 10_000 + minor * 100 + patch))).unwrap();
     well(&build(&trtexec));
     let manifest = Manifest::load(&bench.package()).unwrap();
-    let built = Built::open(&built_in(&bench.package(), None, &identity), &manifest, &identity).unwrap();
+    let built = Built::open(&built_in(&bench.plans(), "uhr-nano", &identity), &manifest, &identity).unwrap();
     assert!(built.record().gpu.contains("(SM "), "{}", built.record().gpu);
     assert_eq!(*built.plan(Graph::Step).unwrap(), sealed(&identity, b"plan of step.onnx"));
     let whole = chosen();

@@ -193,7 +193,7 @@ fn build(profile: &Path, folder: &Path) -> PathBuf {
     let manifest = Manifest::load(&file("")).unwrap();
     let profile = Profile::load(common::path(profile)).unwrap();
     let mut record = Record::new(&manifest, &fake::IDENTITY, planner::engine_limits(&profile, &manifest).unwrap());
-    let folder = built_in(&manifest.folder, Some(&folder.join("plans")), &fake::IDENTITY);
+    let folder = built_in(&folder.join("plans"), &manifest.name, &fake::IDENTITY);
     std::fs::create_dir_all(&folder).unwrap();
     for graph in Graph::ALL {
         let Some(source) = graph.file(manifest.tensorrt.as_ref().unwrap()) else { continue };
@@ -241,7 +241,7 @@ fn a_whole_answer_is_that_of_the_cpus_engines() {
         let memory = |key: &str| found["receipt"]["memory"][key].as_f64().unwrap();
         assert!(memory("peak_bytes") <= 1.1 * memory("planned_bytes"));
     }
-    // Left to what is there, with engines that are damaged: the CPU's, and why.
+    // Engines that are there and damaged are an error, left to what is there too; one that is not there leaves it to the CPU, and why is said.
     let engine = plans.join("step.plan");
     let mut plan = std::fs::read(&engine).unwrap();
     *plan.last_mut().unwrap() ^= 1;
@@ -250,9 +250,11 @@ fn a_whole_answer_is_that_of_the_cpus_engines() {
         let package = package.clone();
         ["--profile", common::path(profile), "--model", common::path(&package), "ask", common::path(&frame), "how many?"].map(str::to_owned)
     };
-    let refused = args(&there);
-    let (code, said) = common::refusal(&refused.iter().map(String::as_str).collect::<Vec<_>>());
-    assert!(code == 5 && said.contains("step.plan") && said.contains("wanted SHA-256"), "{code}: {said}");
+    for profile in [&there, &profile(folder.path(), ["auto", "auto"])] {
+        let refused = args(profile);
+        let (code, said) = common::refusal(&refused.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(code == 5 && said.contains("step.plan") && said.contains("wanted SHA-256"), "{code}: {said}");
+    }
     std::fs::remove_file(&engine).unwrap();
     let auto = args(&profile(folder.path(), ["auto", "auto"]));
     let output = common::run(&auto.iter().map(String::as_str).collect::<Vec<_>>());

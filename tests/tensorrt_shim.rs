@@ -247,11 +247,12 @@ fn plans_that_are_not_for_here_are_refused_in_tensorrts_own_words() {
     let identity = device.identity().unwrap();
     let seal = |plan: &str| sealed(&identity, plan.as_bytes());
     let plan = |head: &str, tensors: &str| seal(&format!("fake-plan trt={} {head}\n{tensors}", identity.tensorrt[0]));
-    let cases: [(Vec<u8>, &str); 10] = [
+    let cases: [(Vec<u8>, &str); 11] = [
         (seal("half an engine"), "magicTagRead == kMAGIC_TAG"),
         (seal(""), "an engine's plan of no bytes"),
         (seal(&format!("fake-plan trt=9 sm=86 weights=0 workspace=0\n{good}")), "Version tag does not match"),
         (plan("sm=87 weights=0 workspace=0", good), "expecting compute 8.6 got compute 8.7"),
+        (plan("sm=86 weights=0 workspace=0", &format!("plugin AttentionPlugin\n{good}")), "Cannot find plugin: AttentionPlugin"),
         (plan("sm=86 weights=20000 workspace=0", good), "an engine's weights: wanted "),
         (plan("sm=86 weights=1000 workspace=16000", good), "an engine's weights: wanted "),
         (plan("sm=86 weights=0 workspace=0", "in features 1 -1,2 host\n"), "tensor features: wanted on the device, found on the host"),

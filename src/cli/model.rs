@@ -9,9 +9,9 @@ use crate::board;
 use crate::cli::{Cli, CliError, say};
 use crate::compress::regions::Method;
 use crate::compress::{Mode, Selector};
-use crate::config::{BUILT_FOLDER, Manifest, Profile, SelfTest, package_files};
+use crate::config::{Manifest, Profile, SelfTest, package_files};
 use crate::engine::EngineError;
-use crate::engine::tensorrt::{Built, Graph, RECORD, Record};
+use crate::engine::tensorrt::{Built, Graph, RECORD, Record, of_package, plans_folder};
 use crate::imaging::{FrameSource, Limits};
 use crate::pipeline::{Pipeline, PipelineError, Request};
 use crate::planner;
@@ -88,8 +88,8 @@ fn found(below: &Path, profile: &Profile, manifest: &Manifest) -> Result<Vec<Fou
 
 pub fn verify(args: &VerifyArgs, cli: &Cli) -> Result<(), CliError> {
     let (profile, manifest) = (Profile::load(&cli.profile)?, Manifest::load(&args.dir)?);
-    let below = profile.engines.plans.clone().unwrap_or_else(|| args.dir.join(BUILT_FOLDER));
-    let built = found(&below, &profile, &manifest)?;
+    let plans = plans_folder(profile.engines.plans.as_deref());
+    let built = plans.map_or(Ok(Vec::new()), |plans| found(&of_package(&plans, &manifest.name), &profile, &manifest))?;
     tell(&Verified { built, ..verified(profile, manifest, cli)? }, cli, "")
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::geometry::{Coordinates, Grid};
+use crate::kernels::map_file;
 
 /// A positions file that is in neither of the two forms of [`Positions`].
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +40,7 @@ impl Positions {
     /// Reads `path`, which must fit `views` views of tiles of `tile` tokens and rows of `dim` values: tensors `p` and `q`, or `anchor`, `view1`, `view2` …,
     /// of which any may be missing.
     pub fn load(path: &Path, views: usize, tile: usize, dim: usize) -> Result<Self, PositionsError> {
-        let bytes = std::fs::read(path).map_err(|source| PositionsError::Read { path: path.to_owned(), source })?;
+        let bytes = map_file(path).map_err(|source| PositionsError::Read { path: path.to_owned(), source })?;
         let file = SafeTensors::deserialize(&bytes)
             .map_err(|error| PositionsError::Format { path: path.to_owned(), reason: error.to_string() })?;
         let tensor = |name: &str, wanted: String, fits: &dyn Fn(&[usize]) -> bool| {

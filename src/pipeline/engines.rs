@@ -73,7 +73,7 @@ impl Engines {
                 let (shape, (stop, len)) = scripted()?;
                 Box::new(ScriptedDecoder::new(shape, stop, len))
             }
-            (_, Some(device)) => Box::new(device.decoder(manifest, scripted()?, sizes)?),
+            (_, Some(device)) => Box::new(device.decoder(manifest, scripted, sizes)?),
             _ => Box::new(Llama::load(&manifest.language.decoder, sizes.positions, Arc::clone(&pool))?),
         };
         let (hidden, layers, context) = (decoder.shape().hidden, decoder.shape().layers, decoder.shape().context);

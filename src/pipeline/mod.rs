@@ -39,6 +39,7 @@ use crate::arena::{FrameLease, FrameSlots, Full, KvCache, Stale, TokenArena};
 use crate::compress::regions::{Method, Partition};
 use crate::compress::{CompressError, MergeWork, PositionsError, Ranked, SelectWork, TileRank};
 use crate::config::{ConfigError, Manifest, Profile};
+use crate::engine::tensorrt::ShimError;
 use crate::engine::{DecoderError, EngineError, TokenizerError};
 use crate::geometry::GeometryError;
 use crate::imaging::{ImagingError, LabelMapError, Limits, Pyramid};
@@ -47,6 +48,18 @@ use crate::planner::{self, BudgetError, CostModel, Costs, Line, MemoryMap, Plann
 use crate::units::{Bytes, Readings};
 use choose::Chosen;
 use maps::Maps;
+
+impl PipelineError {
+    /// The device answers no more: neither would the next question, until the engines are loaded anew.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        let source = match self {
+            Self::Engine(EngineError::Device { source, .. } | EngineError::Decoder(DecoderError::Device { source, .. })) => source,
+            _ => return false,
+        };
+        matches!(source, ShimError::Lost { .. })
+    }
+}
 
 /// What kept a frame or a question from its answer.
 #[derive(Debug, thiserror::Error)]

@@ -4,8 +4,8 @@ use crate::config::{EngineKind, Manifest, Profile, Shim};
 use crate::engine::decoder::Embeddings;
 use crate::engine::onnx::EncoderShape;
 use crate::engine::tensorrt::{
-    Built, DecoderPlans, DecoderSizes, Device, Graph, Libraries, RECORD, RowsOf, ShimTable, TensorrtDecoder, TensorrtEncoder,
-    TensorrtProjector, built_in, fake,
+    Built, BuiltError, DecoderPlans, DecoderSizes, Device, Graph, Libraries, RECORD, RowsOf, ShimTable, TensorrtDecoder, TensorrtEncoder,
+    TensorrtProjector, built_in, fake, plans_folder,
 };
 use crate::engine::{DecoderShape, EngineError};
 use crate::pipeline::PipelineError;
@@ -33,10 +33,11 @@ impl OnDevice {
         };
         let device = Device::open(&table, 0).map_err(failed)?;
         let identity = device.identity().map_err(failed)?;
-        let folder = built_in(&manifest.folder, profile.engines.plans.as_deref(), &identity);
-        if made_up && !folder.join(RECORD).is_file() {
+        let folder = plans_folder(profile.engines.plans.as_deref()).map(|plans| built_in(&plans, &manifest.name, &identity));
+        if made_up && !folder.as_ref().is_some_and(|folder| folder.join(RECORD).is_file()) {
             return Ok(Self { device, built: None });
         }
+        let folder = folder.ok_or(BuiltError::NoPlace).map_err(EngineError::from)?;
         let built = Built::open(&folder, manifest, &identity).map_err(EngineError::from)?;
         built.serves(&planner::engine_limits(profile, manifest)?).map_err(EngineError::from)?;
         Ok(Self { device, built: Some(built) })
@@ -71,19 +72,23 @@ impl OnDevice {
         TensorrtProjector::load(&self.device, (&plan, RowsOf::Tokens), chunk, [hidden; 2]).map(Some)
     }
 
-    /// `scripted`: shape and answer of a scripted one.
+    /// `scripted`: shape and answer of a scripted one, asked for where it is one.
     pub fn decoder(
         &self,
         manifest: &Manifest,
-        (shape, answer): (DecoderShape, (u32, u32)),
+        scripted: impl FnOnce() -> Result<(DecoderShape, (u32, u32)), PipelineError>,
         sizes: DecoderSizes,
-    ) -> Result<TensorrtDecoder, EngineError> {
-        let Some(built) = &self.built else { return Ok(fake::decoder(&self.device, shape, answer, sizes)?) };
-        let (table, shape) = Embeddings::load(&manifest.language.decoder)?;
-        let [prefill, step, anchor] = [built.plan(Graph::Prefill)?, built.plan(Graph::Step)?, built.plan(Graph::Anchor)?];
+    ) -> Result<TensorrtDecoder, PipelineError> {
+        let Some(built) = &self.built else {
+            let (shape, answer) = scripted()?;
+            return Ok(fake::decoder(&self.device, shape, answer, sizes).map_err(EngineError::from)?);
+        };
+        let (table, shape) = Embeddings::load(&manifest.language.decoder).map_err(EngineError::from)?;
+        let plan = |graph| built.plan(graph).map_err(EngineError::from);
+        let [prefill, step, anchor] = [plan(Graph::Prefill)?, plan(Graph::Step)?, plan(Graph::Anchor)?];
         let plans = DecoderPlans { prefill: &prefill, step: &step, anchor: &anchor };
         let layer = manifest.language.interface_layer;
-        Ok(TensorrtDecoder::load(&self.device, &plans, (Box::new(table), shape), layer, sizes)?)
+        Ok(TensorrtDecoder::load(&self.device, &plans, (Box::new(table), shape), layer, sizes).map_err(EngineError::from)?)
     }
 }
 

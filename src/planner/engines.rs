@@ -5,7 +5,7 @@ use crate::engine::tensorrt::Limits;
 use crate::planner::{BudgetError, budget, positions};
 use crate::units::{Tiles, Tokens};
 
-/// The most of each dimension that the pipeline hands over at once. Tiles: as many as [`crate::planner::tile_bytes`] counts.
+/// The most of each dimension that the pipeline hands over at once: tiles one by one.
 ///
 /// # Errors
 /// As [`budget`], of the profile's own.
@@ -17,7 +17,7 @@ pub fn engine_limits(profile: &Profile, model: &impl Model) -> Result<Limits, Bu
         usual: usual.min(positions),
         chunk: profile.engines.projection_chunk.min(positions),
         visual: model.shape().tokens(0),
-        tiles: Tiles(u32::try_from(profile.engines.threads).unwrap_or(u32::MAX)),
+        tiles: Tiles(1),
         clusters: profile.compression.clusters,
         budget: profile.tokens.max_visual.max(Tokens(1)),
     })

@@ -6,6 +6,8 @@ use crate::pipeline::PipelineError;
 use crate::planner::PlannerError;
 use crate::units::Millis;
 
+const DEVICE_LOST: &str = "device-lost";
+
 #[derive(Clone, Debug)]
 pub struct Refusal {
     pub code: &'static str,
@@ -33,6 +35,12 @@ impl Refusal {
         self.code == "frame-gone"
     }
 
+    /// No other question could be answered either: the daemon ends, and its next run loads the engines anew.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.code == DEVICE_LOST
+    }
+
     pub fn crashed(times: u32) -> Self {
         Self::new("crashed", format!("the daemon ended {times} times while it worked on this question; it is not tried again"))
     }
@@ -53,6 +61,7 @@ impl Refusal {
 impl From<PipelineError> for Refusal {
     fn from(error: PipelineError) -> Self {
         let code = match &error {
+            lost if lost.is_lost() => DEVICE_LOST,
             PipelineError::Planner(PlannerError::Deadline { .. }) => "deadline",
             PipelineError::Planner(PlannerError::Uncalibrated | PlannerError::PowerMode { .. }) => "uncalibrated",
             PipelineError::Planner(_) | PipelineError::Config(_) | PipelineError::Full(_) => "over-limit",

@@ -61,11 +61,15 @@ impl Worker {
                 std::thread::sleep(AGAIN);
                 continue;
             }
-            match self.desk.next_work(PATIENCE) {
+            let lost = match self.desk.next_work(PATIENCE) {
                 Work::Question(work) => self.question(&work),
                 Work::Frame(work) => self.frame(&work),
-                Work::Idle => {}
+                Work::Idle => false,
                 Work::Stop => return,
+            };
+            if lost {
+                self.log.error("the device answers no more: the daemon ends, and a new one loads the engines anew");
+                return;
             }
         }
     }
@@ -76,16 +80,21 @@ impl Worker {
         let _ = self.notes.send(note);
     }
 
-    fn question(&mut self, work: &QuestionWork) {
+    /// Whether the device was lost over it.
+    fn question(&mut self, work: &QuestionWork) -> bool {
         self.beat.begin("plan");
         self.note(Note::Begun(work.id));
         let begun = Instant::now();
+        let mut lost = false;
         let (outcome, looked) = match self.answered(work) {
             Ok((answer, looked)) => match serde_json::to_string(&answer).and_then(|text| serde_json::from_str(&text)) {
                 Ok(document) => (Outcome::Answered { document }, looked),
                 Err(error) => (Refusal::failed(error.to_string()).outcome(), Vec::new()),
             },
-            Err(refusal) => (refusal.outcome(), Vec::new()),
+            Err(refusal) => {
+                lost = refusal.is_lost();
+                (refusal.outcome(), Vec::new())
+            }
         };
         let ms = Millis::from(begun.elapsed());
         match &outcome {
@@ -95,6 +104,7 @@ impl Worker {
         self.note(Note::Done { id: work.id, outcome, looked });
         self.desk.slots_hold(self.held.ids());
         self.desk.rest();
+        lost
     }
 
     fn answered(&mut self, work: &QuestionWork) -> Result<Answered, Refusal> {
@@ -209,12 +219,13 @@ impl Worker {
         Ok((answer, looked))
     }
 
-    /// A frame nobody has asked about yet.
-    fn frame(&mut self, work: &FrameWork) {
+    /// A frame nobody has asked about yet. Whether the device was lost over it.
+    fn frame(&mut self, work: &FrameWork) -> bool {
         let entry = &work.entry;
         if self.held.has(entry.id, self.seed) {
-            return;
+            return false;
         }
+        let mut lost = false;
         self.beat.begin("open");
         self.pipeline.set_seed(self.seed);
         let file = FrameFile { id: entry.id, path: entry.path.clone(), sha256: entry.sha256.clone() };
@@ -230,8 +241,9 @@ impl Worker {
             }
             Err(refusal) => {
                 self.log.warning(&format!("frame {} not taken in: {}", entry.id, refusal.reason));
-                // A file that isn't there may come back; one that can't be decoded stays as it is.
-                if !refusal.is_gone() {
+                lost = refusal.is_lost();
+                // A file that isn't there may come back, and a frame that a device was lost over waits for the next run; one that can't be decoded stays as it is.
+                if !refusal.is_gone() && !lost {
                     self.desk.count(|counts| counts.failed += 1);
                     self.note(Note::Failed { frame: entry.id, reason: refusal.reason });
                 }
@@ -239,6 +251,7 @@ impl Worker {
         }
         self.held.sweep(&self.pipeline);
         self.desk.slots_hold(self.held.ids());
+        lost
     }
 
     /// Takes frame `number` of a plan in; `question`: that waits for it.

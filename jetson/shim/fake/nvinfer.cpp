@@ -50,6 +50,7 @@ struct Plan {
     int trt = 0, sm = 0;
     std::uint64_t weights = 0, workspace = 0;
     std::vector<Tensor> tensors;
+    std::string plugin;  // that nobody registered
 
     const Tensor *find(const char *name) const {
         for (const Tensor &tensor : tensors) {
@@ -72,6 +73,10 @@ struct Plan {
             int type = 0;
             Tensor tensor;
             words >> mode >> tensor.name >> type >> dims;
+            if (mode == "plugin") {
+                plan.plugin = tensor.name;
+                continue;
+            }
             tensor.input = mode == "in";
             tensor.type = static_cast<DataType>(type);
             std::istringstream numbers(dims);
@@ -306,6 +311,10 @@ public:
         if (plan.sm != 86) {
             complain("IRuntime::deserializeCudaEngine: Error Code 6: API Usage Error (The engine plan file is generated on an incompatible device, "
                      "expecting compute 8.6 got compute " + std::to_string(plan.sm / 10) + "." + std::to_string(plan.sm % 10) + ", please rebuild.)");
+            return nullptr;
+        }
+        if (!plan.plugin.empty()) {
+            complain("IPluginRegistry::getCreator: Error Code 4: API Usage Error (Cannot find plugin: " + plan.plugin + ", version: 1, namespace:.)");
             return nullptr;
         }
         void *weights = nullptr;

@@ -20,7 +20,7 @@ use crate::config::{Graphs, Manifest, Profile, Shim};
 use crate::engine::EngineError;
 use crate::engine::tensorrt::{
     Builder, BuiltError, Device, Entry, Graph, Identity, Libraries, Limits, RECORD, Record, Shapes, ShimTable, builds_for, built_in, fake,
-    seal, sealed_by,
+    plans_folder, seal, sealed_by,
 };
 use crate::kernels::map_file;
 use crate::pipeline::PipelineError;
@@ -155,10 +155,11 @@ pub fn run(args: &BuildArgs, cli: &Cli) -> Result<(), CliError> {
     };
     let program = program(args)?;
     let version = version(&program, &builder, &identity)?;
-    let plans = args.out.as_deref().or(profile.engines.plans.as_deref());
+    let plans = plans_folder(args.out.as_deref().or(profile.engines.plans.as_deref())).ok_or(BuiltError::NoPlace);
+    let plans = plans.map_err(EngineError::from)?;
     let mut record = Record::new(&manifest, &identity, limits);
     (record.gpu, record.builder, record.builder_version) = (gpu, builder.name().into(), version);
-    let mut place = Place::open(built_in(&manifest.folder, plans, &identity), record, &tasks)?;
+    let mut place = Place::open(built_in(&plans, &manifest.name, &identity), record, &tasks)?;
     let mut done = Vec::new();
     for task in tasks.iter().filter(|task| task.asked) {
         if let Some(entry) = place.record.graphs.get(task.graph.name()) {

@@ -84,11 +84,13 @@ pub fn run(program: &Path, arguments: &[OsString]) -> Result<Ended, ProgramError
         // Before the program is there, so that none is left alone.
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
         let (mut child, said) = start(program, arguments).map_err(failed)?;
         let signalled = loop {
             tokio::select! {
                 _ = interrupt.recv() => break "Ctrl-C",
                 _ = terminate.recv() => break "SIGTERM",
+                _ = hangup.recv() => break "SIGHUP",
                 () = tokio::time::sleep(LOOK) => {}
             }
             if let Some(status) = child.try_wait().map_err(failed)? {

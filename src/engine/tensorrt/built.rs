@@ -1,7 +1,7 @@
 //! A folder of engines that were built from a package on one device, and the record of what they were built from, for and by.
 //!
 //! ```text
-//! PACKAGE/engines/10.3.0.30-sm87/engines.toml, encoder.plan, projector.plan, …
+//! PLANS/PACKAGE/10.3.0.30-sm87/engines.toml, encoder.plan, projector.plan, …
 //! ```
 //! The record is written anew, whole, when a plan has its place; each plan is sealed (`plan.rs`).
 //!
@@ -10,13 +10,14 @@
 //! holds code for the GPU, and the record is no signature: the folder is trusted as the program itself is.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{BUILT_FOLDER, Manifest};
+use crate::config::Manifest;
 use crate::engine::tensorrt::Identity;
 use crate::engine::tensorrt::graphs::{Graph, Limits};
 use crate::engine::tensorrt::plan::{PlanError, SEAL, sealed_by};
@@ -34,6 +35,8 @@ const HOW: &str = "`uhr-edge --profile P --model DIR model build-engines` on the
 /// What of the engines is not as wanted.
 #[derive(Debug, thiserror::Error)]
 pub enum BuiltError {
+    #[error("engines: wanted engines.plans in the profile, or a home, found neither")]
+    NoPlace,
     #[error("package {package}: wanted graphs under [tensorrt], found none: tools/export writes them")]
     NoGraphs { package: String },
     #[error("{path}: wanted engines of the package {package} for {wanted}, found no {RECORD}: {HOW}")]
@@ -134,16 +137,18 @@ impl Record {
     pub fn read(folder: &Path) -> Result<Option<Self>, BuiltError> {
         let path = folder.join(RECORD);
         let failed = |source| BuiltError::Read { path: path.clone(), source };
-        let found = match std::fs::metadata(&path) {
-            Ok(found) => Bytes(found.len()),
+        let refused = |reason: String| BuiltError::Record { path: path.clone(), reason };
+        match std::fs::metadata(&path) {
+            Ok(found) if !found.is_file() => return Err(refused("wanted a file, found something else".into())),
+            Ok(found) if Bytes(found.len()) > MAX_RECORD => {
+                return Err(refused(format!("wanted at most {MAX_RECORD}, found {}", Bytes(found.len()))));
+            }
+            Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),
-        };
-        let refused = |reason: String| BuiltError::Record { path: path.clone(), reason };
-        if found > MAX_RECORD {
-            return Err(refused(format!("wanted at most {MAX_RECORD}, found {found}")));
         }
-        let text = std::fs::read_to_string(&path).map_err(failed)?;
+        let mut text = String::new();
+        std::fs::File::open(&path).and_then(|file| file.take(MAX_RECORD.0).read_to_string(&mut text)).map_err(failed)?;
         let record: Self = toml::from_str(&text).map_err(|error| refused(error.to_string()))?;
         if record.format != FORMAT {
             return Err(refused(format!("format = {}: wanted {FORMAT}", record.format)));
@@ -163,13 +168,32 @@ impl Record {
     }
 }
 
-/// Where engines for `identity` stand: below the package, or below `plans` in its stead.
+/// Where engines of all packages stand: what the profile names, else `$XDG_DATA_HOME/uhr-edge/engines` or `~/.local/share/uhr-edge/engines`. `None`: no home
+/// either.
+///
+/// # Why
+/// A plan is code for the GPU. Only what was built here is run: never what came with a package.
 #[must_use]
-pub fn built_in(package: &Path, plans: Option<&Path>, identity: &Identity) -> PathBuf {
+pub fn plans_folder(named: Option<&Path>) -> Option<PathBuf> {
+    let home = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let usual =
+        || home("XDG_DATA_HOME").or_else(|| home("HOME").map(|home| home.join(".local/share"))).map(|base| base.join("uhr-edge/engines"));
+    named.map(Path::to_owned).or_else(usual)
+}
+
+/// Where in `plans` the engines of a package for `identity` stand.
+#[must_use]
+pub fn built_in(plans: &Path, package: &str, identity: &Identity) -> PathBuf {
     let [major, minor, patch, build] = identity.tensorrt;
     let [sm, minor_sm] = identity.compute;
-    let below = plans.map_or_else(|| package.join(BUILT_FOLDER), Path::to_owned);
-    below.join(format!("{major}.{minor}.{patch}.{build}-sm{sm}{minor_sm}"))
+    of_package(plans, package).join(format!("{major}.{minor}.{patch}.{build}-sm{sm}{minor_sm}"))
+}
+
+/// Where in `plans` the engines of a package stand, a folder a device. What its name has beside letters, digits, - and _ becomes _.
+#[must_use]
+pub fn of_package(plans: &Path, package: &str) -> PathBuf {
+    let plain = |letter: char| if letter.is_ascii_alphanumeric() || "-_".contains(letter) { letter } else { '_' };
+    plans.join(package.chars().map(plain).collect::<String>())
 }
 
 /// Engines of a package for one device, none of them loaded.

@@ -20,7 +20,7 @@ mod projector;
 mod shim;
 
 pub use builder::{Builder, builds_for, told_version};
-pub use built::{Built, BuiltError, Entry, RECORD, Record, SealedPlan, built_in};
+pub use built::{Built, BuiltError, Entry, RECORD, Record, SealedPlan, built_in, of_package, plans_folder};
 pub use decoder::{DecoderPlans, DecoderSizes, TensorrtDecoder};
 pub use encoder::TensorrtEncoder;
 pub use graphs::{Axis, Graph, GraphError, Input, Limits, Shapes, Tensor};

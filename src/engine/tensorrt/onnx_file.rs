@@ -13,6 +13,8 @@ use crate::kernels::map_file;
 const MAX_VALUES: usize = 1_024;
 const MAX_DIMS: usize = 8;
 const MAX_NAME: usize = 256;
+/// Of graphs within graphs.
+const MAX_DEPTH: usize = 8;
 /// Most files of weights.
 const MAX_FILES: usize = 16;
 
@@ -46,12 +48,16 @@ impl OnnxFile {
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
+        // `ModelProto.functions`: their nodes may name files too, and no graph of ours has them.
+        if messages(bytes, 25).next().is_some() {
+            return Err("functions of its own".into());
+        }
         // `ModelProto.graph`.
-        let graph = messages(bytes, 7).next().ok_or("none in it")??;
+        let graph = only(messages(bytes, 7), "graphs")?.ok_or("none in it")?;
         let mut found = Self::default();
+        found.take_nodes(graph, 0)?;
         for field in Fields(graph) {
             match field? {
-                (5, Field::Bytes(weights)) => found.take_weights(weights)?,
                 (11, Field::Bytes(value)) => keep(&mut found.inputs, declared(value)?, MAX_VALUES, "inputs")?,
                 (12, Field::Bytes(value)) => keep(&mut found.outputs, declared(value)?, MAX_VALUES, "outputs")?,
                 _ => {}
@@ -60,16 +66,56 @@ impl OnnxFile {
         Ok(found)
     }
 
-    /// `TensorProto.external_data`, pairs of a key and a value.
+    /// The files that a graph's weights are in, its nodes' and those of the graphs within them.
+    fn take_nodes(&mut self, graph: &[u8], depth: usize) -> Result<(), String> {
+        if depth > MAX_DEPTH {
+            return Err(format!("graphs within graphs, more than {MAX_DEPTH} deep"));
+        }
+        for field in Fields(graph) {
+            match field? {
+                // `GraphProto.node`, and of it `NodeProto.attribute`.
+                (1, Field::Bytes(node)) => {
+                    for attribute in messages(node, 5) {
+                        self.take_attribute(attribute?, depth)?;
+                    }
+                }
+                (5, Field::Bytes(weights)) => self.take_weights(weights)?,
+                (15, Field::Bytes(_)) => return Err("sparse weights".into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// `AttributeProto`: a tensor or a graph, or several.
+    fn take_attribute(&mut self, attribute: &[u8], depth: usize) -> Result<(), String> {
+        for field in Fields(attribute) {
+            match field? {
+                (5 | 10, Field::Bytes(tensor)) => self.take_weights(tensor)?,
+                (6 | 11, Field::Bytes(graph)) => self.take_nodes(graph, depth + 1)?,
+                (22 | 23, Field::Bytes(_)) => return Err("sparse weights".into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// `TensorProto.external_data`, pairs of a key and a value. Twice the same field would be read in one way here and in another there.
     fn take_weights(&mut self, weights: &[u8]) -> Result<(), String> {
         for entry in messages(weights, 13) {
             let entry = entry?;
-            if messages(entry, 1).next().transpose()? == Some(b"location") {
-                self.external.insert(name(messages(entry, 2).next().transpose()?.unwrap_or_default())?);
+            if only(messages(entry, 1), "keys of a place of weights")? == Some(b"location") {
+                self.external.insert(name(only(messages(entry, 2), "places of weights")?.unwrap_or_default())?);
             }
         }
         if self.external.len() > MAX_FILES { Err(format!("weights in more than {MAX_FILES} files")) } else { Ok(()) }
     }
+}
+
+/// The one that there may be.
+fn only<'a>(mut all: impl Iterator<Item = Result<&'a [u8], String>>, what: &str) -> Result<Option<&'a [u8]>, String> {
+    let first = all.next().transpose()?;
+    if all.next().is_some() { Err(format!("more than one of {what}")) } else { Ok(first) }
 }
 
 fn keep<T>(all: &mut Vec<T>, one: T, most: usize, what: &str) -> Result<(), String> {
@@ -217,6 +263,26 @@ mod tests {
         let rows = Declared { name: "rows".into(), dtype: 10, dims: vec![Some(3), None] };
         let out = Declared { name: "out".into(), ..Declared::default() };
         assert_eq!(found, OnnxFile { inputs: vec![rows], outputs: vec![out], external: BTreeSet::from(["w.bin".into()]) });
+    }
+
+    #[test]
+    fn weights_are_found_wherever_a_graph_can_name_a_file() {
+        let place = |file: &[u8]| field(13, &[field(1, b"location"), field(2, file)].concat());
+        let constant = |file: &[u8]| field(1, &field(5, &field(5, &place(file))));
+        let within = field(1, &field(5, &field(6, &constant(b"inner.bin"))));
+        let found = OnnxFile::parse(&field(7, &[constant(b"outer.bin"), within].concat())).unwrap();
+        assert_eq!(found.external, BTreeSet::from(["inner.bin".into(), "outer.bin".into()]));
+        let deep = (0..=MAX_DEPTH).fold(constant(b"w"), |graph, _| field(1, &field(5, &field(6, &graph))));
+        let twice = field(5, &field(13, &[field(1, b"location"), field(2, b"a"), field(2, b"b")].concat()));
+        for (model, wanted) in [
+            (field(7, &deep), "graphs within graphs, more than 8 deep"),
+            ([field(7, b""), field(7, b"")].concat(), "more than one of graphs"),
+            (field(7, &twice), "more than one of places of weights"),
+            (field(7, &field(15, b"")), "sparse weights"),
+            ([&[25 << 3 & 0x7F | 2 | 0x80, 1, 0][..], &field(7, b"")].concat(), "functions of its own"),
+        ] {
+            assert_eq!(OnnxFile::parse(&model).unwrap_err(), wanted);
+        }
     }
 
     #[test]

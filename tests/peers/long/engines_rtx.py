@@ -34,7 +34,7 @@ def main():
         # The script finds this interpreter, and it the wheels.
         python.mkdir()
         (python / "python3").symlink_to(sys.executable)
-        where = {"PATH": f"{python}:{os.environ['PATH']}", "PYTHONPATH": str(args.cache / "tensorrt-rtx")}
+        where = {"PATH": f"{python}:{os.environ['PATH']}", "PYTHONPATH": str(args.cache / "tensorrt-rtx"), "XDG_DATA_HOME": str(folder / "data")}
 
         def run(*arguments):
             told = subprocess.run([args.binary, "--profile", "a6000", "--model", str(package), "--json", "--quiet", "model", *arguments], env=os.environ | where, capture_output=True, text=True)
@@ -53,13 +53,13 @@ def main():
             return [found["not_for"] for found in told["built"]]
 
         checks = [("all are built", build(), set(GRAPHS)), ("all are whole", verified(), [None]), ("none is built twice", build(), set())]
-        [plan] = package.glob("engines/*/step.plan")
+        [plan] = folder.glob("data/uhr-edge/engines/*/*/step.plan")
         damaged = bytearray(plan.read_bytes())
         damaged[-1] ^= 1
         plan.write_bytes(damaged)
         code, told = run("verify", str(package))
         checks += [("a damaged plan is refused", (code, "step.plan" in told), (5, True)), ("and built anew", build(), {"step"}), ("all are whole", verified(), [None])]
-        size = sum(plan.stat().st_size for plan in package.glob("engines/*/*.plan"))
+        size = sum(plan.stat().st_size for plan in folder.glob("data/uhr-edge/engines/*/*/*.plan"))
     for told, found, wanted in checks:
         print(f"{'ok  ' if found == wanted else 'BAD '} {told}" + ("" if found == wanted else f": wanted {wanted}, found {found}"))
     print(f"TensorRT-RTX {version}, SM 8.6: {len(GRAPHS)} plans, {size / 2**20:.1f} MiB")
