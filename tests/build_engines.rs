@@ -100,7 +100,7 @@ impl Bench {
             std::fs::copy(entry.path(), bench.package().join(entry.file_name())).unwrap();
         }
         bench.write(graphs, "");
-        for name in ["a6000", "orin-nano-8"] {
+        for name in ["a6000", "orin-nano-8", "host"] {
             let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("firmware-config/{name}.toml"))).unwrap();
             let text = text
                 .replace("shim = \"libuhr_shim.so\"", "")
@@ -582,14 +582,15 @@ fn engines_that_are_not_this_packages_for_this_device_are_refused_with_what_to_d
 #[test]
 fn verify_looks_at_engines_beside_a_package_and_import_leaves_them() {
     let bench = Bench::new();
-    let verify = || common::run(&["--json", "--profile", "host", "model", "verify", path(&bench.package())]);
+    let host = bench.profile("host");
+    let verify = || common::run(&["--json", "--profile", path(&host), "model", "verify", path(&bench.package())]);
     let built = |output: &Output| serde_json::from_str::<Value>(&well(output)).unwrap()["built"].clone();
     assert_eq!(built(&verify()), Value::Array(vec![]));
     well(&bench.build("a6000", &bench.trtexec(WHOLE), &[]));
     let found = built(&verify());
     assert_eq!((found.as_array().unwrap().len(), &found[0]["not_for"]), (1, &Value::Null), "{found}");
     let to = bench.folder.path().join("imported");
-    let output = common::run(&["--profile", "host", "model", "import", path(&bench.package()), "--to", path(&to)]);
+    let output = common::run(&["--profile", path(&host), "model", "import", path(&bench.package()), "--to", path(&to)]);
     well(&output);
     assert!(to.join("tensorrt/step.onnx").is_file() && !to.join("engines").exists());
     // Of another package: said, and no reason to refuse this one.
@@ -615,6 +616,19 @@ fn engines_go_where_the_profile_or_the_command_says_and_ahead_of_time_for_anothe
     std::fs::write(bench.profile("a6000"), profile.replace(path(&bench.plans()), path(&plans))).unwrap();
     well(&bench.build("a6000", &bench.trtexec(WHOLE), &["--graph", "merge"]));
     assert!(plans.join("uhr-nano/0.0.0.0-sm00/merge.plan").is_file() && !bench.package().join("engines").exists());
+    // Where it says nothing: with what else the user keeps, and never in the package.
+    std::fs::write(bench.profile("a6000"), profile.replace(&format!("plans = {:?}\n", path(&bench.plans())), "")).unwrap();
+    let data = bench.folder.path().join("data");
+    let usual = || ["--trtexec".into(), path(&bench.trtexec(WHOLE)).to_owned(), "--graph".into(), "merge".into()];
+    let build = |home: &Path| {
+        let arguments: [String; 4] = usual();
+        let mut command = bench.command("a6000", &arguments.each_ref().map(String::as_str));
+        command.env("XDG_DATA_HOME", home).env("HOME", home).output().unwrap()
+    };
+    well(&build(&data));
+    assert!(data.join("uhr-edge/engines/uhr-nano/0.0.0.0-sm00/merge.plan").is_file() && !bench.package().join("engines").exists());
+    let (code, said) = said(&build(Path::new("")));
+    assert!(code != 0 && said.contains("wanted engines.plans in the profile, or a home, found neither"), "{code}: {said}");
     let out = bench.folder.path().join("out");
     let rtx = bench.trtexec(&WHOLE.replace("--help", "--version"));
     bench.asked();

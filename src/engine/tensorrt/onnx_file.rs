@@ -49,7 +49,7 @@ impl OnnxFile {
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
         // `ModelProto.functions`: their nodes may name files too, and no graph of ours has them.
-        if messages(bytes, 25).next().is_some() {
+        if messages(bytes, 25).next().transpose()?.is_some() {
             return Err("functions of its own".into());
         }
         // `ModelProto.graph`.
