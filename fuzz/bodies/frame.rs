@@ -10,7 +10,7 @@ pub fn run(bytes: &[u8]) {
     std::fs::write(file.path(), bytes).unwrap();
     let limits = Limits { max_side: Px(2_048), max_pixels: 1 << 20, whole: Bytes(8 << 20) };
     // One file in two is allowed to end early.
-    let reading = Reading { bands: None, allow_truncated: bytes.len() % 2 == 0 };
+    let reading = Reading { bands: None, allow_truncated: bytes.len().is_multiple_of(2) };
     let Ok(source) = FrameSource::open_as(file.path(), &limits, &reading) else { return };
     let shape = VisionShape::new(vec![Px(56), Px(112)], Px(56), Px(14), [0.5; 3], [0.25; 3]).unwrap();
     let (width, height) = source.size();

@@ -47,14 +47,14 @@ impl Ends {
     }
 
     /// A fragment to the board.
-    fn to_board(&mut self, source: Source, header: Header, data: &[u8]) {
+    fn tell_board(&mut self, source: Source, header: Header, data: &[u8]) {
         let (at, asked) = (self.at(), &mut self.asked);
         self.served.take(&mut self.station, source, header, data, at, &mut |asker, _| *asked = Some(asker));
         assert!(self.served.open() <= SLOTS);
     }
 
     /// A fragment to the ground station.
-    fn to_ground(&mut self, header: Header, data: &[u8]) {
+    fn tell_ground(&mut self, header: Header, data: &[u8]) {
         let mut raw = MAVLinkV2MessageRaw::new();
         frame::write(&mut raw, BOARD, 0, &tunnel(GROUND, header, data));
         let now = self.now();
@@ -74,8 +74,8 @@ impl Ends {
         for (index, data) in pieces {
             let header = Header { kind, session: OWN, number, index, count };
             match to_board {
-                Some(source) => self.to_board(source, header, data),
-                None => self.to_ground(header, data),
+                Some(source) => self.tell_board(source, header, data),
+                None => self.tell_ground(header, data),
             }
         }
     }
@@ -111,7 +111,7 @@ impl Ends {
             while let Some(heard) = self.station.next(now) {
                 let MavMessage::TUNNEL(packet) = heard.message else { continue };
                 if let Some((header, data)) = self.station.fragment(&packet) {
-                    self.to_board(heard.source, header, data);
+                    self.tell_board(heard.source, header, data);
                 }
             }
         }
@@ -185,8 +185,8 @@ pub fn run(bytes: &[u8]) {
                 let mut out = [0; FRAGMENT];
                 let written = header.write(data, &mut out);
                 if let Ok((header, data)) = Header::read(&out[..written]) {
-                    ends.to_board(source, header, data);
-                    ends.to_ground(header, data);
+                    ends.tell_board(source, header, data);
+                    ends.tell_ground(header, data);
                 }
             }
             2 => ends.transfer(Some(source), Kind::Query, number, data, *b, what & 8 != 0),

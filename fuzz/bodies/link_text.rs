@@ -107,9 +107,9 @@ impl Desk {
         }
         if let Some(asked) = self.presets.last().copied() {
             node.commands.progress(&mut node.station, asked, turn % 100, at);
-            if turn % 5 == 0 {
+            if turn.is_multiple_of(5) {
                 self.presets.pop();
-                node.commands.end(&mut node.station, asked, if turn % 2 == 0 { Verdict::Accepted } else { Verdict::Failed }, at);
+                node.commands.end(&mut node.station, asked, if turn.is_multiple_of(2) { Verdict::Accepted } else { Verdict::Failed }, at);
             }
         }
     }
