@@ -77,7 +77,5 @@ fn those_of_a_package() {
 
 #[test]
 fn those_of_http() {
-    http::run(br#"{"model":"uhr-nano","messages":[{"role":"user","content":[{"type":"text","text":"x"},{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0KGgo="}}]}],"stream":true,"max_tokens":5}"#);
-    http::run(br#"{"text":"x","frames":["newest","00010203040506ff"],"budget":"bench","deadline_ms":500,"seed":1,"priority":"high"}"#);
-    http::run(b"data:image/jpeg;base64,/9j/4AAQ");
+    over(&files("fuzz/seeds/http"), http::run);
 }

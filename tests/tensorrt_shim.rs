@@ -38,6 +38,16 @@ fn made(from: &[u8], len: usize) -> Vec<u8> {
     from.iter().map(|byte| byte ^ 0x5A).cycle().take(len).collect()
 }
 
+/// What closes goes on whatever it is told.
+const CLOSING: [&str; 3] = ["cuMemFree", "Destroy", "Release"];
+
+/// The call that was made to fail.
+fn failed(bench: &Bench) -> String {
+    let log = bench.log();
+    let call = log.lines().zip(log.lines().skip(1)).find(|(_, next)| *next == "  fails").map(|(call, _)| call.to_owned());
+    call.unwrap_or_else(|| panic!("no call failed: {log}"))
+}
+
 /// From an open device to rows on the host, and everything closed again.
 fn whole(table: &ShimTable, plan: &[u8], meanwhile: impl FnOnce()) -> Result<Vec<f32>, ShimError> {
     let device = Device::open(table, 0)?;
@@ -174,18 +184,14 @@ fn a_fault_at_any_call_is_an_error_that_leaves_nothing_behind() {
     ask().unwrap();
     let (calls, log) = (bench.calls(), bench.log());
     assert!(calls > 30, "{calls}");
-    // What closes goes on whatever it is told.
-    let closing = ["cuMemFree", "Destroy", "Release"];
     for with in [1, 2, 719] {
         let mut errors = 0;
         for number in 0..calls {
             bench.reset();
             bench.fail_at(number, with);
             let found = ask();
-            let log = bench.log();
-            let failed = log.lines().zip(log.lines().skip(1)).find(|(_, next)| *next == "  fails").map(|(call, _)| call.to_owned());
-            let failed = failed.unwrap_or_else(|| panic!("{number} of {calls}: {log}"));
-            assert_eq!(found.is_err(), !closing.iter().any(|call| failed.contains(call)), "{failed}: {found:?}");
+            let (log, failed) = (bench.log(), failed(&bench));
+            assert_eq!(found.is_err(), !CLOSING.iter().any(|call| failed.contains(call)), "{failed}: {found:?}");
             if let Err(error) = found {
                 errors += 1;
                 let text = error.to_string();
@@ -573,16 +579,13 @@ fn a_fault_at_any_call_of_a_decoder_leaves_nothing_behind() {
     };
     ask().unwrap();
     let calls = bench.calls();
-    let closing = ["cuMemFree", "Destroy", "Release"];
     for with in [1, 719] {
         for number in 0..calls {
             bench.reset();
             bench.fail_at(number, with);
             let found = ask();
-            let log = bench.log();
-            let failed = log.lines().zip(log.lines().skip(1)).find(|(_, next)| *next == "  fails").map(|(call, _)| call.to_owned());
-            let failed = failed.unwrap_or_else(|| panic!("{number} of {calls}: {log}"));
-            assert_eq!(found.is_err(), !closing.iter().any(|call| failed.contains(call)), "{failed}: {found:?}");
+            let (log, failed) = (bench.log(), failed(&bench));
+            assert_eq!(found.is_err(), !CLOSING.iter().any(|call| failed.contains(call)), "{failed}: {found:?}");
             let late = ["cuMemcpy", "cuMemset", "cuEventRecord", "cuEventSynchronize"];
             if with == 719 && late.iter().any(|call| failed.starts_with(call)) {
                 let lost = matches!(&found, Err(DecoderError::Device { source: ShimError::Lost { .. }, .. }));

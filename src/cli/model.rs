@@ -44,7 +44,7 @@ struct Verified {
     limit_bytes: Bytes,
     /// Token ids of the self-test; null: the package has none.
     self_test: Option<Vec<u32>>,
-    /// Engines beside it, each folder whole.
+    /// Engines that were built from it, each folder whole.
     built: Vec<Found>,
 }
 

@@ -85,9 +85,9 @@ impl Positions {
         rows: &mut [f32],
     ) {
         match self {
-            Self::View { dim, .. } => {
+            Self::View { grid: side, dim, base, scale } => {
                 for (token, row) in tokens.into_iter().zip(rows.chunks_exact_mut(*dim)) {
-                    self.add_at(view, grid.centre(token, coordinates), row);
+                    add_at((*side, base), &scale[view * dim..][..*dim], grid.centre(token, coordinates), row);
                 }
             }
             Self::Tile { dim, anchor, views } => {
@@ -103,27 +103,26 @@ impl Positions {
             }
         }
     }
+}
 
-    /// Of the first form: p at `centre` (in `[0,1]²`, bilinear, clamped at the grid's edge) and q of `view`.
-    fn add_at(&self, view: usize, centre: (f32, f32), row: &mut [f32]) {
-        let Self::View { grid, dim, base, scale } = self else { return };
-        let axis = |at: f32| {
-            let at = at * *grid as f32 - 0.5;
-            let low = at.floor();
-            let clamp = |index: f32| (index.max(0.0) as usize).min(grid - 1);
-            (clamp(low), clamp(low + 1.0), at - low)
-        };
-        let ((x0, x1, tx), (y0, y1, ty)) = (axis(centre.0), axis(centre.1));
-        let corner = |x: usize, y: usize| &base[(y * grid + x) * dim..][..*dim];
-        let corners = [
-            (corner(x0, y0), (1.0 - tx) * (1.0 - ty)),
-            (corner(x1, y0), tx * (1.0 - ty)),
-            (corner(x0, y1), (1.0 - tx) * ty),
-            (corner(x1, y1), tx * ty),
-        ];
-        for (j, (value, scale)) in row.iter_mut().zip(&scale[view * dim..][..*dim]).enumerate() {
-            *value += scale + corners.iter().map(|(corner, weight)| corner[j] * weight).sum::<f32>();
-        }
+/// Of the first form: p `[side, side, d]` at `centre` (in `[0,1]²`, bilinear, clamped at the grid's edge) and `scale`, q of the row's view.
+fn add_at((side, base): (usize, &[f32]), scale: &[f32], centre: (f32, f32), row: &mut [f32]) {
+    let axis = |at: f32| {
+        let at = at * side as f32 - 0.5;
+        let low = at.floor();
+        let clamp = |index: f32| (index.max(0.0) as usize).min(side - 1);
+        (clamp(low), clamp(low + 1.0), at - low)
+    };
+    let ((x0, x1, tx), (y0, y1, ty)) = (axis(centre.0), axis(centre.1));
+    let corner = |x: usize, y: usize| &base[(y * side + x) * scale.len()..][..scale.len()];
+    let corners = [
+        (corner(x0, y0), (1.0 - tx) * (1.0 - ty)),
+        (corner(x1, y0), tx * (1.0 - ty)),
+        (corner(x0, y1), (1.0 - tx) * ty),
+        (corner(x1, y1), tx * ty),
+    ];
+    for (j, (value, scale)) in row.iter_mut().zip(scale).enumerate() {
+        *value += scale + corners.iter().map(|(corner, weight)| corner[j] * weight).sum::<f32>();
     }
 }
 

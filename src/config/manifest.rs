@@ -405,7 +405,7 @@ fn read(path: &Path) -> impl FnOnce(std::io::Error) -> ConfigError {
     move |source| ConfigError::Read { path, source }
 }
 
-/// The folder below a package that is no part of it: engines built from the package for one device.
+/// The folder below a package that is no part of it: who names it in `engines.plans` keeps engines there.
 pub const BUILT_FOLDER: &str = "engines";
 
 /// The files of the package in folder `dir`, and of the folders in it but [`BUILT_FOLDER`]: names as in `[files]`, and `model.toml`.

@@ -25,6 +25,13 @@ pub use spec::{FOUR_BITS, Model, Networks, Spec};
 
 use crate::units::Tokens;
 
+/// The user's folder for what uhr-edge keeps: below `$xdg`, else below `~/usual` (XDG Base Directory Specification). `None`: no home either.
+#[must_use]
+pub fn user_folder(xdg: &str, usual: &str) -> Option<PathBuf> {
+    let home = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    home(xdg).or_else(|| home("HOME").map(|home| home.join(usual))).map(|base| base.join("uhr-edge"))
+}
+
 /// What is wrong with a setting, with what was wanted and what was there.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {

@@ -4,8 +4,8 @@ use crate::config::{EngineKind, Manifest, Profile, Shim};
 use crate::engine::decoder::Embeddings;
 use crate::engine::onnx::EncoderShape;
 use crate::engine::tensorrt::{
-    Built, BuiltError, DecoderPlans, DecoderSizes, Device, Graph, Libraries, RECORD, RowsOf, ShimTable, TensorrtDecoder, TensorrtEncoder,
-    TensorrtProjector, built_in, fake, plans_folder,
+    Built, BuiltError, DecoderPlans, DecoderSizes, Device, Graph, RECORD, RowsOf, TensorrtDecoder, TensorrtEncoder, TensorrtProjector,
+    built_in, fake, first_device, plans_folder,
 };
 use crate::engine::{DecoderShape, EngineError};
 use crate::pipeline::PipelineError;
@@ -25,14 +25,8 @@ impl OnDevice {
     /// # Errors
     /// A library or a GPU that is missing; engines that are, or do not do for the profile.
     pub fn open(profile: &Profile, manifest: &Manifest) -> Result<Self, PipelineError> {
-        let failed = |source| EngineError::Device { engine: "tensorrt", source };
         let made_up = profile.engines.shim == Shim::Fake;
-        let table = match &profile.engines.shim {
-            Shim::Fake => fake::table(),
-            Shim::Library(path) => ShimTable::load(&Libraries { shim: path, tensorrt: None, cuda: None }).map_err(failed)?,
-        };
-        let device = Device::open(&table, 0).map_err(failed)?;
-        let identity = device.identity().map_err(failed)?;
+        let (device, identity) = first_device(&profile.engines.shim)?;
         let folder = plans_folder(profile.engines.plans.as_deref()).map(|plans| built_in(&plans, &manifest.name, &identity));
         if made_up && !folder.as_ref().is_some_and(|folder| folder.join(RECORD).is_file()) {
             return Ok(Self { device, built: None });
@@ -81,14 +75,14 @@ impl OnDevice {
     ) -> Result<TensorrtDecoder, PipelineError> {
         let Some(built) = &self.built else {
             let (shape, answer) = scripted()?;
-            return Ok(fake::decoder(&self.device, shape, answer, sizes).map_err(EngineError::from)?);
+            return Ok(fake::decoder(&self.device, shape, answer, sizes)?);
         };
-        let (table, shape) = Embeddings::load(&manifest.language.decoder).map_err(EngineError::from)?;
+        let (table, shape) = Embeddings::load(&manifest.language.decoder)?;
         let plan = |graph| built.plan(graph).map_err(EngineError::from);
         let [prefill, step, anchor] = [plan(Graph::Prefill)?, plan(Graph::Step)?, plan(Graph::Anchor)?];
         let plans = DecoderPlans { prefill: &prefill, step: &step, anchor: &anchor };
         let layer = manifest.language.interface_layer;
-        Ok(TensorrtDecoder::load(&self.device, &plans, (Box::new(table), shape), layer, sizes).map_err(EngineError::from)?)
+        Ok(TensorrtDecoder::load(&self.device, &plans, (Box::new(table), shape), layer, sizes)?)
     }
 }
 

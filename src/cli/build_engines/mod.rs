@@ -16,11 +16,11 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::{Cli, CliError, say};
-use crate::config::{Graphs, Manifest, Profile, Shim};
+use crate::config::{Graphs, Manifest, Profile};
 use crate::engine::EngineError;
 use crate::engine::tensorrt::{
-    Builder, BuiltError, Device, Entry, Graph, Identity, Libraries, Limits, RECORD, Record, Shapes, ShimTable, builds_for, built_in, fake,
-    plans_folder, seal, sealed_by,
+    Builder, BuiltError, Entry, Graph, Identity, Limits, RECORD, Record, Shapes, builds_for, built_in, first_device, plans_folder, seal,
+    sealed_by, told_digest,
 };
 use crate::kernels::map_file;
 use crate::pipeline::PipelineError;
@@ -47,7 +47,7 @@ pub struct BuildArgs {
     /// With --rtx: its version, such as 1.7.1.116
     #[arg(long, value_parser = numbers::<4>, value_name = "N.N.N.N", requires = "rtx")]
     tensorrt: Option<[u32; 4]>,
-    /// Engines go below it in place of engines/ in the package
+    /// Engines go below it [default: the profile's engines.plans, else uhr-edge/engines in $XDG_DATA_HOME or ~/.local/share]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Timings of kernels, which later builds read; only trtexec keeps them
@@ -207,13 +207,8 @@ fn device(args: &BuildArgs, profile: &Profile) -> Result<(Identity, String), Cli
         let [major, minor] = compute;
         return Ok((Identity { tensorrt, compute }, format!("SM {major}.{minor}, ahead of time")));
     }
-    let failed = |source| EngineError::Device { engine: "tensorrt", source };
-    let table = match &profile.engines.shim {
-        Shim::Fake => fake::table(),
-        Shim::Library(path) => ShimTable::load(&Libraries { shim: path, tensorrt: None, cuda: None }).map_err(failed)?,
-    };
-    let device = Device::open(&table, 0).map_err(failed)?;
-    Ok((device.identity().map_err(failed)?, device.describe()))
+    let (device, identity) = first_device(&profile.engines.shim)?;
+    Ok((identity, device.describe()))
 }
 
 /// The builder's file.
@@ -333,7 +328,7 @@ impl Place {
             source: task.source.clone(),
             weights: task.weights.clone(),
             shapes: task.shapes.to_string(),
-            plan: crate::engine::tensorrt::told_digest(&seal),
+            plan: told_digest(&seal),
             bytes: Bytes::of::<u8>(plan.len()),
             seconds: (begun.elapsed().as_secs_f64() * 10.0).round() / 10.0,
         };

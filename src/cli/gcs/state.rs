@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::CliError;
+use crate::config::user_folder;
 use crate::link::key::Key;
 use crate::link::sign::{Floors, merged};
 use crate::link::wire::{Number, Session};
@@ -39,10 +40,7 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 impl State {
     /// The folder, made where it isn't there.
     pub fn open(folder: Option<&Path>) -> Result<Self, CliError> {
-        let home = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let usual =
-            || home("XDG_STATE_HOME").or_else(|| home("HOME").map(|home| home.join(".local/state"))).map(|base| base.join("uhr-edge"));
-        let folder = folder.map(Path::to_owned).or_else(usual);
+        let folder = folder.map(Path::to_owned).or_else(|| user_folder("XDG_STATE_HOME", ".local/state"));
         let folder = folder.ok_or_else(|| CliError::Usage("--state: wanted a folder, found none and no home".into()))?;
         std::fs::create_dir_all(&folder).map_err(|error| CliError::Output(format!("{}: {error}", folder.display())))?;
         Ok(Self { folder })

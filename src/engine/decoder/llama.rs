@@ -10,7 +10,7 @@ use crate::arena::KvCache;
 use crate::config::ImportanceRows;
 use crate::engine::decoder::gguf::{Gguf, Located};
 use crate::engine::decoder::rope::Rope;
-use crate::engine::decoder::{Decoder, DecoderError, DecoderShape, Pairs, Segment};
+use crate::engine::decoder::{Decoder, DecoderError, DecoderShape, Pairs, Segment, finite, first_looking};
 use crate::kernels::{Head, Isa, Pool, attention, attention_scratch, attention_weights, matmul, matmul_scratch};
 use crate::units::{Bytes, Tokens};
 
@@ -352,10 +352,7 @@ impl Decoder for Llama {
             return Err(DecoderError::Length { what: "scores", wanted: shown.len(), found: scores.len() });
         }
         let total: usize = segments.iter().map(|segment| segment.len(hidden)).sum();
-        let first_asking = match rows_wanted {
-            ImportanceRows::AllText => shown.end,
-            ImportanceRows::LastToken => shown.end.max(total - 1),
-        };
+        let first_asking = first_looking(rows_wanted, shown.end, total);
         kv.clear();
         self.room(kv, total)?;
         scores.fill(0.0);
@@ -374,10 +371,7 @@ impl Decoder for Llama {
         }
         let asked = (total - first_asking).max(1) * self.shape.heads;
         scores.iter_mut().for_each(|score| *score /= asked as f32);
-        match scores.iter().position(|score| !score.is_finite()) {
-            Some(token) => Err(DecoderError::NotFinite { layer: interface_layer, token, found: scores[token] }),
-            None => Ok(()),
-        }
+        finite(interface_layer, scores)
     }
 
     fn prefill(&mut self, kv: &mut KvCache, segments: &[Segment<'_>]) -> Result<(), DecoderError> {

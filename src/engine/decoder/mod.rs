@@ -127,6 +127,25 @@ pub trait Decoder: Send {
     fn logits(&self) -> &[f32];
 }
 
+/// The first position that looks at the image in the pass for importance, of `total`; the others follow it. `end`: of the image.
+pub(in crate::engine) fn first_looking(rows: ImportanceRows, end: usize, total: usize) -> usize {
+    match rows {
+        ImportanceRows::AllText => end,
+        ImportanceRows::LastToken => end.max(total - 1),
+    }
+}
+
+/// What is no number never reaches a sort.
+///
+/// # Errors
+/// The first score that isn't finite, with the layer that it was read from.
+pub(in crate::engine) fn finite(layer: usize, scores: &[f32]) -> Result<(), DecoderError> {
+    match scores.iter().position(|score| !score.is_finite()) {
+        Some(token) => Err(DecoderError::NotFinite { layer, token, found: scores[token] }),
+        None => Ok(()),
+    }
+}
+
 /// The largest logit's place; equal ones → the lowest. `None` where no logit is finite.
 #[must_use]
 pub fn argmax(logits: &[f32]) -> Option<u32> {

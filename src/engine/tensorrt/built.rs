@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Manifest;
+use crate::config::{Manifest, user_folder};
 use crate::engine::tensorrt::Identity;
 use crate::engine::tensorrt::graphs::{Graph, Limits};
 use crate::engine::tensorrt::plan::{PlanError, SEAL, sealed_by};
@@ -175,10 +175,7 @@ impl Record {
 /// A plan is code for the GPU. Only what was built here is run: never what came with a package.
 #[must_use]
 pub fn plans_folder(named: Option<&Path>) -> Option<PathBuf> {
-    let home = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let usual =
-        || home("XDG_DATA_HOME").or_else(|| home("HOME").map(|home| home.join(".local/share"))).map(|base| base.join("uhr-edge/engines"));
-    named.map(Path::to_owned).or_else(usual)
+    named.map(Path::to_owned).or_else(|| user_folder("XDG_DATA_HOME", ".local/share").map(|own| own.join("engines")))
 }
 
 /// Where in `plans` the engines of a package for `identity` stand.

@@ -31,6 +31,9 @@ pub use shim::{
     Stream, TensorInfo, Wanted,
 };
 
+use crate::config::Shim;
+use crate::engine::EngineError;
+
 /// What the tensors of a package's engines are called, as `tools/export` writes them; a layer's keys and values: [`decoder`].
 mod names {
     use std::ffi::CStr;
@@ -46,6 +49,23 @@ mod names {
     pub const VISUAL_KEYS: &CStr = c"visual_keys";
     pub const LOGITS: &CStr = c"logits";
     pub const IMPORTANCE: &CStr = c"importance";
+}
+
+/// The first GPU behind a profile's shim, and what engines for it are built for.
+///
+/// # Errors
+/// A library or a GPU that is missing.
+pub fn first_device(shim: &Shim) -> Result<(Device, Identity), EngineError> {
+    let open = || {
+        let table = match shim {
+            Shim::Fake => fake::table(),
+            Shim::Library(path) => ShimTable::load(&Libraries { shim: path, tensorrt: None, cuda: None })?,
+        };
+        let device = Device::open(&table, 0)?;
+        let identity = device.identity()?;
+        Ok((device, identity))
+    };
+    open().map_err(|source| EngineError::Device { engine: "tensorrt", source })
 }
 
 /// For receipts: the library and the device in its own words.

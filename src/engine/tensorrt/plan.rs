@@ -57,7 +57,11 @@ pub fn sealed_by(identity: &Identity, bytes: &[u8]) -> Result<String, PlanError>
 /// The plan's SHA-256 that a seal tells; empty of bytes that have no room for one.
 #[must_use]
 pub fn told_digest(bytes: &[u8]) -> String {
-    bytes.get(SEAL - 32..SEAL).unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(bytes.get(SEAL - 32..SEAL).unwrap_or_default())
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The plan in `bytes`, if it was built for `identity` and is whole.
@@ -81,7 +85,6 @@ pub fn unsealed<'a>(identity: &Identity, bytes: &'a [u8]) -> Result<&'a [u8], Pl
     }
     let found = Sha256::digest(plan);
     if found[..] != *digest {
-        let hex = |digest: &[u8]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
         return Err(PlanError::Digest { wanted: hex(digest), found: hex(&found) });
     }
     Ok(plan)

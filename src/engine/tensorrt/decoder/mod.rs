@@ -18,7 +18,7 @@ use heapless::Vec as Few;
 
 use crate::arena::{Full, KvCache};
 use crate::config::ImportanceRows;
-use crate::engine::decoder::Embed;
+use crate::engine::decoder::{Embed, finite, first_looking};
 use crate::engine::tensorrt::shim::{Bound, Device, DeviceEngine, Dtype, MAX_BINDINGS, ShimError, Stream, TensorInfo};
 use crate::engine::tensorrt::{id, names};
 use crate::engine::{Decoder, DecoderError, DecoderShape, Segment};
@@ -229,8 +229,7 @@ impl TensorrtDecoder {
             Bound::new(names::VISUAL_KEYS, &memory.visual, &[seen]),
             Bound::new(names::IMPORTANCE, &memory.importance, &[seen]),
         ];
-        // Of the interface layer only keys.
-        let blocks = 2 * self.interface_layer - 1;
+        let blocks = anchor_blocks(self.interface_layer);
         self.enqueue(&self.anchor, run, blocks, &more)?;
         self.append(run, blocks)?;
         if looking.is_empty() {
@@ -301,12 +300,17 @@ fn fill(embeddings: &mut dyn Embed, segments: &[Segment<'_>], first: usize, (row
     }
 }
 
+/// Blocks of keys and values that the anchor pass makes: of the interface layer only keys.
+fn anchor_blocks(interface_layer: usize) -> usize {
+    2 * interface_layer - 1
+}
+
 /// What an engine's tensors are held to: of runs of `rows` positions (0: any), and of the anchor pass, where it is its engine.
 fn tensors<'a>(shape: &DecoderShape, names: &'a [Names], rows: usize, anchor: Option<usize>) -> Vec<(&'a CStr, TensorInfo)> {
     let (f16, f32, i32) = (Dtype::F16, Dtype::F32, Dtype::I32);
     let info = TensorInfo::new;
     let mut wanted = vec![(names::INPUTS_EMBEDS, info(f16, &[rows, shape.hidden])), (names::LENGTH, info(i32, &[1]))];
-    let blocks = anchor.map_or(names.len(), |layer| 2 * layer - 1);
+    let blocks = anchor.map_or(names.len(), anchor_blocks);
     let cstr = |name: &'a CString| name.as_c_str();
     for names in &names[..blocks] {
         wanted.push((cstr(&names.cache), info(f16, &[0, shape.kv_width()])));
@@ -372,10 +376,7 @@ impl Decoder for TensorrtDecoder {
         self.room(kv, Tokens(0), positions)?;
         let start: usize = segments[..image].iter().map(|segment| segment.len(hidden)).sum();
         let image = start..start + shown;
-        let from = match rows {
-            ImportanceRows::AllText => image.end,
-            ImportanceRows::LastToken => image.end.max(positions.get() - 1),
-        };
+        let from = first_looking(rows, image.end, positions.get());
         self.said = false;
         kv.clear();
         scores.fill(0.0);
@@ -388,10 +389,7 @@ impl Decoder for TensorrtDecoder {
             self.runs(positions.get()).try_for_each(|run| self.look(segments, run, &mut looked, scores))
         };
         pass().map_err(at("attend"))?;
-        match scores.iter().position(|score| !score.is_finite()) {
-            Some(token) => Err(DecoderError::NotFinite { layer, token, found: scores[token] }),
-            None => Ok(()),
-        }
+        finite(layer, scores)
     }
 
     /// After an error no sequence is there.
