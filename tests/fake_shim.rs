@@ -154,12 +154,17 @@ type Said = (Vec<u32>, u32);
 
 impl Bench {
     fn new() -> Self {
+        Self::of(false)
+    }
+
+    /// On a device that `shares` the host's memory, or doesn't.
+    fn of(shares: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let changes = [("slots = 4", "slots = 1"), ("clusters = 600", "clusters = 20"), ("max-iterations = 10", "max-iterations = 2")];
         let profile = Profile::load(path(&profile(folder.path(), ["scripted", "scripted"], &changes))).unwrap();
         let manifest = Manifest::load(&root().join("models/uhr-nano")).unwrap();
         let budget = planner::budget(Some("300"), &profile, &manifest).unwrap();
-        let fake = FakeDevice::new(FakeSettings { latency: Duration::ZERO, ..FakeSettings::default() });
+        let fake = FakeDevice::new(FakeSettings { latency: Duration::ZERO, shares, ..FakeSettings::default() });
         Self { frame: frame(folder.path()), _folder: folder, profile, manifest, budget, fake }
     }
 
@@ -222,7 +227,12 @@ fn nothing_is_open(fake: &FakeDevice) {
 
 #[test]
 fn memory_that_runs_out_at_any_allocation_is_an_error_at_load_and_none_afterwards() {
-    let bench = Bench::new();
+    // Three engines' memory: an encoder, a projector and three of a decoder; keys and values, and what both sides use, once or twice.
+    runs_out(&Bench::of(false), (1 + 8) + (1 + 4) + (3 + 2 + 12));
+    runs_out(&Bench::of(true), (1 + 4) + (1 + 2) + (3 + 2 + 6));
+}
+
+fn runs_out(bench: &Bench, wanted: u32) {
     let mut allocations = 0;
     let engines = loop {
         bench.fake.fail_alloc_after(allocations);
@@ -240,8 +250,7 @@ fn memory_that_runs_out_at_any_allocation_is_an_error_at_load_and_none_afterward
         nothing_is_open(&bench.fake);
         allocations += 1;
     };
-    // Three engines' memory: an encoder, a projector and three of a decoder, and their buffers on both sides.
-    assert_eq!(allocations, (1 + 8) + (1 + 4) + (3 + 14));
+    assert_eq!(allocations, wanted);
     let live = bench.fake.live();
     let told = engines.encoder.bytes() + engines.projector.bytes() + engines.decoder.weights() + engines.decoder.workspace();
     assert!(told <= live.memory + live.host && told + Bytes(1_024) >= live.memory + live.host, "{told} of {live:?}");
@@ -270,8 +279,11 @@ fn runs(bench: &Bench) -> (u32, u32, Said) {
 
 #[test]
 fn a_device_lost_at_any_run_is_an_error_that_leaves_nothing_behind() {
-    let bench = Bench::new();
-    let (ingest, answer, said) = runs(&bench);
+    [false, true].map(|shares| lost_at_any_run(&Bench::of(shares)));
+}
+
+fn lost_at_any_run(bench: &Bench) {
+    let (ingest, answer, said) = runs(bench);
     let mut places = BTreeSet::new();
     for lost in 0..ingest + answer {
         let mut pipeline = bench.pipeline(bench.engines().unwrap());
@@ -305,7 +317,7 @@ fn a_device_lost_at_any_run_is_an_error_that_leaves_nothing_behind() {
         ["tensorrt encoder", "tensorrt projector", "tensorrt decoder, attend", "tensorrt decoder, prefill", "tensorrt decoder, step"];
     assert_eq!(places, wanted.map(String::from).into());
     // A device that is back answers as before.
-    assert_eq!(runs(&bench), (ingest, answer, said));
+    assert_eq!(runs(bench), (ingest, answer, said));
 }
 
 #[test]

@@ -88,15 +88,18 @@ uhr_status device_open(std::uint32_t ordinal, uhr_handle *handle) noexcept {
         auto check = [&](const char *doing, CuResult result) { return device->judge(doing, result); };
         auto why = [&] { return device->lost ? device->why_lost : device->error; };
         char name[256] = {};
-        int major = 0, minor = 0;
+        int major = 0, minor = 0, integrated = 0, maps = 0;
         uhr_status status = check("finding a device", driver.cuDeviceGet(&device->device, static_cast<int>(ordinal)));
         if (!status) status = check("asking for its name", driver.cuDeviceGetName(name, sizeof name - 1, device->device));
         if (!status) status = check("asking for its kind", driver.cuDeviceGetAttribute(&major, COMPUTE_MAJOR, device->device));
         if (!status) status = check("asking for its kind", driver.cuDeviceGetAttribute(&minor, COMPUTE_MINOR, device->device));
+        if (!status) status = check("asking for its memory", driver.cuDeviceGetAttribute(&integrated, INTEGRATED, device->device));
+        if (!status) status = check("asking for its memory", driver.cuDeviceGetAttribute(&maps, CAN_MAP_HOST, device->device));
         if (status) return fail(status, why());
         device->name = name;
         device->compute[0] = static_cast<std::uint32_t>(major);
         device->compute[1] = static_cast<std::uint32_t>(minor);
+        device->shares = integrated != 0 && maps != 0;
         if ((status = check("making its context", driver.cuDevicePrimaryCtxRetain(&device->context, device->device)))) return fail(status, why());
         retained = true;
         if ((status = device->enter())) return fail(status, why());
@@ -196,7 +199,7 @@ uhr_status reserve(uhr_handle handle, std::uint64_t bytes) noexcept {
 
 uhr_status buffer_alloc(uhr_handle handle, std::uint64_t bytes, uhr_handle *buffer) noexcept {
     return on(handle, [&](Device &device) -> uhr_status {
-        auto made = std::make_shared<Buffer>(Buffer{0, bytes});
+        auto made = std::make_shared<Buffer>(Buffer{0, bytes, nullptr});
         if (uhr_status status = device.judge("taking memory", device.arena.take(bytes, &made->place))) return status;
         *buffer = keep(device, device.buffers, std::move(made));
         return UHR_OK;
@@ -207,7 +210,7 @@ uhr_status buffer_free(uhr_handle handle, uhr_handle buffer) noexcept {
     return closing(handle, [&](Device &device) -> uhr_status {
         auto removed = remove(device, device.buffers, buffer);
         if (!removed) return UHR_ARGUMENT;
-        device.arena.give(removed->place);
+        if (!removed->of) device.arena.give(removed->place);
         return UHR_OK;
     });
 }
@@ -216,7 +219,8 @@ uhr_status host_alloc(uhr_handle handle, std::uint64_t bytes, uhr_handle *host, 
     return on(handle, [&](Device &device) -> uhr_status {
         auto made = std::make_shared<Host>(Host{nullptr, bytes});
         const std::uint64_t some = std::max<std::uint64_t>(bytes, 8);
-        if (uhr_status status = device.judge("taking pinned memory", shim().driver.cuMemHostAlloc(&made->place, some, 0))) return status;
+        const unsigned flags = device.shares ? HOST_MAPPED : 0;
+        if (uhr_status status = device.judge("taking pinned memory", shim().driver.cuMemHostAlloc(&made->place, some, flags))) return status;
         std::memset(made->place, 0, some);
         *place = made->place;
         *host = keep(device, device.hosts, std::move(made));
@@ -224,8 +228,33 @@ uhr_status host_alloc(uhr_handle handle, std::uint64_t bytes, uhr_handle *host, 
     });
 }
 
+uhr_status host_map(uhr_handle handle, uhr_handle host, uhr_handle *buffer) noexcept {
+    return on(handle, [&](Device &device) -> uhr_status {
+        auto own = find(device, device.hosts, host);
+        if (!own) return device.say(UHR_ARGUMENT, "host memory that isn't this device's");
+        *buffer = 0;
+        if (!device.shares) return UHR_OK;
+        auto made = std::make_shared<Buffer>(Buffer{0, own->bytes, own});
+        const CuResult result = shim().driver.cuMemHostGetDevicePointer_v2(&made->place, own->place, 0);
+        if (uhr_status status = device.judge("mapping pinned memory", result)) return status;
+        *buffer = keep(device, device.buffers, std::move(made));
+        return UHR_OK;
+    });
+}
+
 uhr_status host_free(uhr_handle handle, uhr_handle host) noexcept {
     return closing(handle, [&](Device &device) -> uhr_status {
+        {
+            std::lock_guard<std::mutex> lock(device.mutex);
+            auto found = device.hosts.find(host);
+            const bool mapped = found != device.hosts.end() && std::any_of(device.buffers.begin(), device.buffers.end(), [&](const auto &buffer) {
+                return buffer.second->of == found->second;
+            });
+            if (mapped) {
+                device.error = "freeing pinned memory that is a buffer too";
+                return UHR_ARGUMENT;
+            }
+        }
         auto removed = remove(device, device.hosts, host);
         if (!removed) return UHR_ARGUMENT;
         return device.judge("freeing pinned memory", shim().driver.cuMemFreeHost(removed->place));
@@ -360,7 +389,8 @@ void *Weights::allocate(std::uint64_t const size, std::uint64_t const alignment,
     CuPointer place = 0;
     try {
         if (size > 0 && alignment <= Arena::ALIGNMENT && arena_.take(size, &place) == 0) {
-            live_ += Arena::rounded(size);
+            const std::uint64_t live = live_ += Arena::rounded(size);
+            if (live > peak_) peak_ = live;
             return reinterpret_cast<void *>(place);
         }
     } catch (...) {
@@ -396,7 +426,7 @@ void fill_device(uhr_table &table) {
                       buffer_alloc, buffer_free, host_alloc,   host_free,    stream_open,  stream_close,  engine_open,
                       engine_bytes, engine_tensor, engine_close, copy_in,    copy_out,     enqueue,       event_open,
                       event_close,  event_record,  event_query,  event_wait, reserve,      identity,      copy_rows,
-                      zero_rows};
+                      zero_rows,    engine_peak,  host_map};
 }
 
 }  // namespace uhr

@@ -32,14 +32,16 @@ Shim &shim();
 Log &logger();
 uhr_handle next_handle();
 
-struct Buffer {
-    CuPointer place;
-    std::uint64_t bytes;
-};
-
 struct Host {
     void *place;
     std::uint64_t bytes;
+};
+
+struct Buffer {
+    CuPointer place;
+    std::uint64_t bytes;
+    // Whose memory it is, if it isn't the arena's.
+    std::shared_ptr<Host> of;
 };
 
 struct Stream {
@@ -62,12 +64,15 @@ public:
     bool deallocateAsync(void *const memory, cudaStream_t) noexcept override;
 
     std::uint64_t live() const noexcept { return live_; }
+    // The most that was live since the last `mark`.
+    std::uint64_t peak() const noexcept { return peak_; }
+    void mark() noexcept { peak_ = live_.load(); }
     // Whether a request was refused since the last time of asking.
     bool refused() noexcept { return refused_.exchange(false); }
 
 private:
     Arena &arena_;
-    std::atomic<std::uint64_t> live_{0};
+    std::atomic<std::uint64_t> live_{0}, peak_{0};
     std::atomic<bool> refused_{false};
 };
 
@@ -78,6 +83,8 @@ struct Device {
     CuContext context = nullptr;
     std::string name;
     std::uint32_t compute[2] = {};
+    // The host's memory is its own.
+    bool shares = false;
     Arena arena{shim().driver};
     Weights weights{arena};
     nvinfer1::IRuntime *runtime = nullptr;
@@ -164,6 +171,7 @@ uhr_status closing(uhr_handle handle, F call) noexcept {
 
 uhr_status engine_open(uhr_handle device, const std::uint8_t *plan, std::uint64_t bytes, uhr_handle *engine) noexcept;
 uhr_status engine_bytes(uhr_handle device, uhr_handle engine, std::uint64_t *bytes) noexcept;
+uhr_status engine_peak(uhr_handle device, uhr_handle engine, std::uint64_t *bytes) noexcept;
 uhr_status engine_tensor(uhr_handle device, uhr_handle engine, const char *name, uhr_tensor *tensor) noexcept;
 uhr_status engine_close(uhr_handle device, uhr_handle engine) noexcept;
 uhr_status enqueue(uhr_handle device, uhr_handle stream, uhr_handle engine, const uhr_binding *bindings, std::uint32_t count) noexcept;

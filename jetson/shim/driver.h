@@ -9,6 +9,8 @@
 
 struct CUctx_st;
 struct CUevent_st;
+struct CUgraph_st;
+struct CUgraphExec_st;
 struct CUstream_st;
 
 namespace uhr {
@@ -19,6 +21,8 @@ using CuPointer = unsigned long long;
 using CuContext = CUctx_st *;
 using CuStream = CUstream_st *;
 using CuEvent = CUevent_st *;
+using CuGraph = CUgraph_st *;
+using CuGraphExec = CUgraphExec_st *;
 
 constexpr CuResult CUDA_OUT_OF_MEMORY = 2;
 constexpr CuResult CUDA_NOT_READY = 600;
@@ -26,6 +30,11 @@ constexpr unsigned STREAM_NON_BLOCKING = 1;
 // Waits sleep instead of spinning; nothing is timed.
 constexpr unsigned EVENT_FLAGS = 1 | 2;
 constexpr int MEMORY_DEVICE = 2;
+constexpr unsigned HOST_MAPPED = 2;
+// What other threads do meanwhile is no part of it.
+constexpr int CAPTURE_THREAD = 1;
+constexpr int INTEGRATED = 18;
+constexpr int CAN_MAP_HOST = 19;
 constexpr int COMPUTE_MAJOR = 75;
 constexpr int COMPUTE_MINOR = 76;
 
@@ -64,6 +73,7 @@ static_assert(sizeof(CuCopy2D) == 128, "cuda.h's own, of a 64-bit machine");
     X(cuMemFree_v2, CuResult(CuPointer))                                                            \
     X(cuMemHostAlloc, CuResult(void **, std::size_t, unsigned))                                     \
     X(cuMemFreeHost, CuResult(void *))                                                              \
+    X(cuMemHostGetDevicePointer_v2, CuResult(CuPointer *, void *, unsigned))                        \
     X(cuMemcpyHtoDAsync_v2, CuResult(CuPointer, const void *, std::size_t, CuStream))               \
     X(cuMemcpyDtoHAsync_v2, CuResult(void *, CuPointer, std::size_t, CuStream))                     \
     X(cuMemcpy2DAsync_v2, CuResult(const CuCopy2D *, CuStream))                                     \
@@ -71,6 +81,12 @@ static_assert(sizeof(CuCopy2D) == 128, "cuda.h's own, of a 64-bit machine");
     X(cuStreamCreate, CuResult(CuStream *, unsigned))                                               \
     X(cuStreamDestroy_v2, CuResult(CuStream))                                                       \
     X(cuStreamQuery, CuResult(CuStream))                                                            \
+    X(cuStreamBeginCapture_v2, CuResult(CuStream, int))                                             \
+    X(cuStreamEndCapture, CuResult(CuStream, CuGraph *))                                            \
+    X(cuGraphInstantiateWithFlags, CuResult(CuGraphExec *, CuGraph, unsigned long long))            \
+    X(cuGraphDestroy, CuResult(CuGraph))                                                            \
+    X(cuGraphLaunch, CuResult(CuGraphExec, CuStream))                                               \
+    X(cuGraphExecDestroy, CuResult(CuGraphExec))                                                    \
     X(cuEventCreate, CuResult(CuEvent *, unsigned))                                                 \
     X(cuEventDestroy_v2, CuResult(CuEvent))                                                         \
     X(cuEventRecord, CuResult(CuEvent, CuStream))                                                   \

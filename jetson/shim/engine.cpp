@@ -21,10 +21,15 @@ struct Tensor {
     static constexpr std::uint32_t NONE = UINT32_MAX;
 };
 
-// A binding of the run that is set up now: which tensor, and where.
+// A binding of the run that is set up now: which tensor, where, and of what dimensions.
 struct Placed {
     std::size_t tensor;
     CuPointer place;
+    uhr_tensor given;
+
+    bool operator==(const Placed &other) const {
+        return tensor == other.tensor && place == other.place && std::equal(given.dims, given.dims + given.rank, other.given.dims);
+    }
 };
 
 Dims dims_of(const uhr_tensor &tensor) {
@@ -76,10 +81,17 @@ struct Engine {
     nvinfer1::ICudaEngine *engine = nullptr;
     nvinfer1::IExecutionContext *context = nullptr;
     CuPointer workspace = 0;
-    std::uint64_t bytes = 0;
+    std::uint64_t bytes = 0, peak = 0;
     std::vector<Tensor> tensors;
     // As many as there are tensors; what a run is set up with stands there for the next, which mostly binds the same tensors in the same order.
     std::vector<Placed> placed;
+    // The bindings of the run before, `ran` of them; none after one that failed.
+    std::vector<Placed> before;
+    std::uint32_t ran = 0;
+    // A run that was enqueued twice alike is captured the second time and launched as a graph from then on, as long as nothing differs.
+    CuGraphExec graph = nullptr;
+    // Once a capture failed, none is tried again.
+    bool captures = true;
 
     const Tensor *tensor(const char *name) const {
         const std::size_t at = index(name, 0);
@@ -99,7 +111,20 @@ struct Engine {
     // Of a tensor that is bound.
     void *place(const Tensor &tensor) const { return reinterpret_cast<void *>(placed[tensor.bound].place); }
 
+    // The run that is set up now, of `count` bindings, is the one before again.
+    bool repeats(std::uint32_t count) const {
+        return ran > 0 && ran == count && std::equal(placed.begin(), placed.begin() + count, before.begin());
+    }
+
+    // The next run is set up anew.
+    void forget() {
+        if (graph != nullptr) shim().driver.cuGraphExecDestroy(graph);
+        graph = nullptr;
+        ran = 0;
+    }
+
     void close(Device &device) {
+        forget();
         delete context;
         delete engine;
         if (workspace != 0) device.arena.give(workspace);
@@ -135,7 +160,8 @@ uhr_status read_tensors(Device &device, Engine &engine) {
         engine.tensors.push_back(std::move(tensor));
     }
     engine.placed.resize(engine.tensors.size());
-    for (std::size_t at = 0; at < engine.placed.size(); ++at) engine.placed[at] = {at, 0};
+    for (std::size_t at = 0; at < engine.placed.size(); ++at) engine.placed[at] = {at, 0, {}};
+    engine.before = engine.placed;
     return UHR_OK;
 }
 
@@ -143,6 +169,7 @@ uhr_status build(Device &device, const std::uint8_t *plan, std::uint64_t bytes, 
     std::lock_guard<std::mutex> lock(device.opening);
     const std::uint64_t before = device.weights.live();
     device.weights.refused();
+    device.weights.mark();
     logger().clear();
     auto refuse = [&](const char *what) {
         uhr_status status = device.judge(what, shim().driver.cuCtxSynchronize());
@@ -161,7 +188,9 @@ uhr_status build(Device &device, const std::uint8_t *plan, std::uint64_t bytes, 
             return status;
     }
     engine.context->setDeviceMemoryV2(reinterpret_cast<void *>(engine.workspace), workspace);
-    engine.bytes = device.weights.live() - before + (workspace > 0 ? Arena::rounded(static_cast<std::uint64_t>(workspace)) : 0);
+    const std::uint64_t work = workspace > 0 ? Arena::rounded(static_cast<std::uint64_t>(workspace)) : 0;
+    engine.bytes = device.weights.live() - before + work;
+    engine.peak = device.weights.peak() - before + work;
     return UHR_OK;
 }
 
@@ -183,6 +212,7 @@ uhr_status admit(Device &device, Engine &engine, const uhr_binding *bindings, st
         if (!buffer || bytes == 0 || given.offset > buffer->bytes || bytes > buffer->bytes - given.offset)
             return device.say(UHR_ARGUMENT, "tensor " + tensor.name + ": larger than its memory");
         placed.place = buffer->place + given.offset;
+        placed.given = given.tensor;
         tensor.bound = at;
     }
     for (const Tensor &tensor : engine.tensors) {
@@ -191,6 +221,49 @@ uhr_status admit(Device &device, Engine &engine, const uhr_binding *bindings, st
         if (input == nullptr || input->bound == Tensor::NONE) return device.say(UHR_SHAPE, "tensor " + tensor.name + ": wanted once");
     }
     return UHR_OK;
+}
+
+// Tells the context what stands where: shapes of the inputs, addresses of all.
+template <class Refuse>
+uhr_status set_up(Device &device, Engine &engine, const uhr_binding *bindings, std::uint32_t count, Refuse refuse) {
+    nvinfer1::IExecutionContext &context = *engine.context;
+    for (std::uint32_t at = 0; at < count; ++at) {
+        const uhr_binding &given = bindings[at];
+        const Tensor &tensor = engine.tensors[engine.placed[at].tensor];
+        if (tensor.input && !context.setInputShape(given.name, dims_of(given.tensor))) return refuse(UHR_SHAPE, "tensor " + tensor.name);
+        if (!context.setTensorAddress(given.name, engine.place(tensor))) return refuse(UHR_FAILED, "tensor " + tensor.name);
+    }
+    for (const Tensor &output : engine.tensors) {
+        if (output.bound != Tensor::NONE) continue;
+        // Of an alias, by `admit`.
+        void *place = engine.place(*engine.tensor(output.alias.c_str()));
+        if (!context.setTensorAddress(output.name.c_str(), place)) return refuse(UHR_FAILED, "tensor " + output.name);
+    }
+    if (context.inferShapes(0, nullptr) != 0) return refuse(UHR_SHAPE, "a run's shapes");
+    for (std::uint32_t at = 0; at < count; ++at) {
+        const uhr_binding &given = bindings[at];
+        if (!engine.tensors[engine.placed[at].tensor].input && !same(context.getTensorShape(given.name), given.tensor))
+            return device.say(UHR_SHAPE, std::string("tensor ") + given.name + ": not what the inputs make of it");
+    }
+    return UHR_OK;
+}
+
+// Captures the run that is set up as a graph. Where that can't be done, there is none, and runs are enqueued one by one as before.
+uhr_status capture(Device &device, Engine &engine, Stream &queue) {
+    const Driver &driver = shim().driver;
+    engine.captures = false;
+    uhr_status status = device.judge("capturing a run", driver.cuStreamBeginCapture_v2(queue.stream, CAPTURE_THREAD));
+    if (status) return status == UHR_LOST ? status : UHR_OK;
+    const bool enqueued = engine.context->enqueueV3(queue.stream);
+    CuGraph graph = nullptr;
+    status = device.judge("capturing a run", driver.cuStreamEndCapture(queue.stream, &graph));
+    if (!status && enqueued && graph != nullptr) {
+        status = device.judge("making a graph of a run", driver.cuGraphInstantiateWithFlags(&engine.graph, graph, 0));
+        if (status) engine.graph = nullptr;
+    }
+    if (graph != nullptr) driver.cuGraphDestroy(graph);
+    engine.captures = engine.graph != nullptr;
+    return status == UHR_LOST ? status : UHR_OK;
 }
 
 }  // namespace
@@ -213,6 +286,15 @@ uhr_status engine_bytes(uhr_handle handle, uhr_handle engine, std::uint64_t *byt
         auto found = find(device, device.engines, engine);
         if (!found) return device.say(UHR_ARGUMENT, "an engine that isn't this device's");
         *bytes = found->bytes;
+        return UHR_OK;
+    });
+}
+
+uhr_status engine_peak(uhr_handle handle, uhr_handle engine, std::uint64_t *bytes) noexcept {
+    return on(handle, [&](Device &device) -> uhr_status {
+        auto found = find(device, device.engines, engine);
+        if (!found) return device.say(UHR_ARGUMENT, "an engine that isn't this device's");
+        *bytes = found->peak;
         return UHR_OK;
     });
 }
@@ -244,32 +326,29 @@ uhr_status enqueue(uhr_handle handle, uhr_handle stream, uhr_handle which, const
         if (!engine || !queue) return device.say(UHR_ARGUMENT, "a run's engine or stream isn't this device's");
         std::lock_guard<std::mutex> lock(engine->mutex);
         if (uhr_status status = admit(device, *engine, bindings, count)) return status;
-        nvinfer1::IExecutionContext &context = *engine->context;
         logger().clear();
         auto refuse = [&](uhr_status status, const std::string &what) {
             // A device that broke meanwhile is lost, whatever TensorRT makes of it.
             const uhr_status broken = device.judge("enqueuing a run", shim().driver.cuStreamQuery(queue->stream));
             return broken == UHR_LOST ? broken : device.say(status, what + ": " + logger().told());
         };
-        for (std::uint32_t at = 0; at < count; ++at) {
-            const uhr_binding &given = bindings[at];
-            const Tensor &tensor = engine->tensors[engine->placed[at].tensor];
-            if (tensor.input && !context.setInputShape(given.name, dims_of(given.tensor))) return refuse(UHR_SHAPE, "tensor " + tensor.name);
-            if (!context.setTensorAddress(given.name, engine->place(tensor))) return refuse(UHR_FAILED, "tensor " + tensor.name);
+        if (!engine->repeats(count)) {
+            engine->forget();
+            if (uhr_status status = set_up(device, *engine, bindings, count, refuse)) return status;
+        } else if (engine->graph == nullptr && engine->captures) {
+            if (uhr_status status = capture(device, *engine, *queue)) return status;
         }
-        for (const Tensor &output : engine->tensors) {
-            if (output.bound != Tensor::NONE) continue;
-            // Of an alias, by `admit`.
-            void *place = engine->place(*engine->tensor(output.alias.c_str()));
-            if (!context.setTensorAddress(output.name.c_str(), place)) return refuse(UHR_FAILED, "tensor " + output.name);
+        if (engine->graph != nullptr) {
+            const uhr_status status = device.judge("launching a run", shim().driver.cuGraphLaunch(engine->graph, queue->stream));
+            if (status) engine->forget();
+            return status;
         }
-        if (context.inferShapes(0, nullptr) != 0) return refuse(UHR_SHAPE, "a run's shapes");
-        for (std::uint32_t at = 0; at < count; ++at) {
-            const uhr_binding &given = bindings[at];
-            if (!engine->tensors[engine->placed[at].tensor].input && !same(context.getTensorShape(given.name), given.tensor))
-                return device.say(UHR_SHAPE, std::string("tensor ") + given.name + ": not what the inputs make of it");
+        if (!engine->context->enqueueV3(queue->stream)) {
+            engine->forget();
+            return refuse(UHR_FAILED, "a run refused");
         }
-        if (!context.enqueueV3(queue->stream)) return refuse(UHR_FAILED, "a run refused");
+        std::copy_n(engine->placed.begin(), count, engine->before.begin());
+        engine->ran = count;
         return UHR_OK;
     });
 }

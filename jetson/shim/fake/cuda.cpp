@@ -23,6 +23,9 @@ struct Event {
     std::uint64_t due = 0;
 };
 
+// What was captured of a stream.
+using Graph = std::vector<std::function<void()>>;
+
 struct State {
     std::mutex mutex;
     std::condition_variable changed;
@@ -31,6 +34,9 @@ struct State {
     std::map<std::uintptr_t, std::pair<std::string, std::uint64_t>> memory;
     std::map<const void *, std::string> names;
     std::deque<Job> queue;
+    // Of the stream that is captured now.
+    void *captured = nullptr;
+    Graph graph;
     std::uint64_t enqueued = 0, done = 0;
     std::int64_t calls = 0, fail_at = -1, live = 0;
     int fail_with = 0, broken = 0, allocations = 0, things = 0;
@@ -113,7 +119,7 @@ int call(const std::string &text) {
     const std::int64_t number = s.calls++;
     if (number == s.fail_at) {
         s.log += "  fails\n";
-        if (s.fail_with >= 700) s.broken = s.fail_with;
+        if (s.fail_with >= 700 && s.fail_with < 900) s.broken = s.fail_with;
         return s.fail_with;
     }
     return s.broken;
@@ -157,6 +163,10 @@ std::uint64_t room(const void *address) {
 void enqueue(void *stream, std::function<void()> work) {
     State &s = state();
     std::lock_guard<std::mutex> lock(s.mutex);
+    if (s.captured != nullptr && s.captured == stream) {
+        s.graph.push_back(std::move(work));
+        return;
+    }
     s.queue.push_back({stream, std::move(work)});
     ++s.enqueued;
     s.changed.notify_all();
@@ -189,6 +199,7 @@ EXPORT void fake_reset(void) {
     s.changed.wait(lock, [&] { return s.queue.empty(); });
     s.log.clear();
     s.settings.clear();
+    s.captured = nullptr;
     s.calls = 0, s.fail_at = -1, s.live = 0;
     s.fail_with = s.broken = s.allocations = s.things = 0;
 }
@@ -246,6 +257,7 @@ EXPORT int cuGetErrorName(int result, const char **text) {
     case 2: *text = "CUDA_ERROR_OUT_OF_MEMORY"; return 0;
     case 100: *text = "CUDA_ERROR_NO_DEVICE"; return 0;
     case 700: *text = "CUDA_ERROR_ILLEGAL_ADDRESS"; return 0;
+    case 901: *text = "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"; return 0;
     case 719: *text = "CUDA_ERROR_LAUNCH_FAILED"; return 0;
     default: return 1;
     }
@@ -271,7 +283,11 @@ EXPORT int cuDeviceGetName(char *text, int capacity, int) {
 
 EXPORT int cuDeviceGetAttribute(int *value, int attribute, int) {
     if (int failed = call("cuDeviceGetAttribute " + std::to_string(attribute))) return failed;
-    *value = attribute == 75 ? 8 : 6;
+    switch (attribute) {
+    case 75: *value = 8; break;
+    case 76: *value = 6; break;
+    default: *value = static_cast<int>(setting("integrated", 0));
+    }
     return 0;
 }
 
@@ -332,6 +348,12 @@ EXPORT int cuMemHostAlloc(void **memory, std::size_t bytes, unsigned flags) {
 EXPORT int cuMemFreeHost(void *memory) {
     const int failed = ending("cuMemFreeHost " + place(memory));
     return release(memory) ? failed : 1;
+}
+
+EXPORT int cuMemHostGetDevicePointer_v2(unsigned long long *address, void *memory, unsigned flags) {
+    if (int failed = call("cuMemHostGetDevicePointer " + place(memory) + " " + std::to_string(flags))) return failed;
+    *address = reinterpret_cast<unsigned long long>(memory);
+    return 0;
 }
 
 EXPORT int cuMemcpyHtoDAsync_v2(unsigned long long to, const void *from, std::size_t bytes, void *stream) {
@@ -403,6 +425,55 @@ EXPORT int cuStreamQuery(void *stream) {
     State &s = state();
     std::lock_guard<std::mutex> lock(s.mutex);
     return s.queue.empty() ? 0 : 600;
+}
+
+EXPORT int cuStreamBeginCapture_v2(void *stream, int mode) {
+    if (int failed = call("cuStreamBeginCapture " + name(stream) + " " + std::to_string(mode))) return failed;
+    State &s = state();
+    std::lock_guard<std::mutex> lock(s.mutex);
+    s.captured = stream;
+    s.graph.clear();
+    return 0;
+}
+
+EXPORT int cuStreamEndCapture(void *stream, void **graph) {
+    const int failed = call("cuStreamEndCapture " + name(stream));
+    State &s = state();
+    std::lock_guard<std::mutex> lock(s.mutex);
+    s.captured = nullptr;
+    *graph = nullptr;
+    if (failed != 0) return failed;
+    *graph = new Graph(std::move(s.graph));
+    ++s.live;
+    return 0;
+}
+
+EXPORT int cuGraphInstantiateWithFlags(void **ready, void *graph, unsigned long long flags) {
+    if (int failed = call("cuGraphInstantiate " + std::to_string(flags))) return failed;
+    *ready = made("g", new Graph(*static_cast<Graph *>(graph)));
+    return 0;
+}
+
+EXPORT int cuGraphDestroy(void *graph) {
+    const int failed = ending("cuGraphDestroy");
+    count(-1);
+    delete static_cast<Graph *>(graph);
+    return failed;
+}
+
+EXPORT int cuGraphLaunch(void *ready, void *stream) {
+    if (int failed = call("cuGraphLaunch " + name(ready) + " " + name(stream))) return failed;
+    enqueue(stream, [work = *static_cast<Graph *>(ready)] {
+        for (const auto &one : work) one();
+    });
+    return 0;
+}
+
+EXPORT int cuGraphExecDestroy(void *ready) {
+    const int failed = ending("cuGraphExecDestroy " + name(ready));
+    count(-1);
+    delete static_cast<Graph *>(ready);
+    return failed;
 }
 
 EXPORT int cuEventCreate(void **event, unsigned flags) {

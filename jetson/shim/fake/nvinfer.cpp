@@ -325,6 +325,10 @@ public:
                 return nullptr;
             }
             fake::note("weights at " + fake::place(weights));
+            // What only reading the plan takes.
+            const auto scratch = static_cast<std::uint64_t>(fake::setting("scratch", 0));
+            void *more = scratch > 0 ? allocator_->allocateAsync(scratch, 256, 0, nullptr) : nullptr;
+            if (more != nullptr) allocator_->deallocateAsync(more, nullptr);
         }
         return new Engine(std::move(plan), allocator_, weights);
     }

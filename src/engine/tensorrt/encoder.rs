@@ -1,12 +1,12 @@
 //! Tiles to features on a device.
 //!
 //! # Why
-//! Two tiles are under way at once: while the device works on one, the host copies the next into pinned memory and the last one's features out of it.
+//! Two tiles are under way at once: while the device works on one, the host copies the next into memory of both, and the last one's features out of it.
 
 use half::f16;
 
 use crate::engine::onnx::EncoderShape;
-use crate::engine::tensorrt::shim::{Bound, Device, DeviceBuffer, DeviceEngine, Dtype, HostBuffer, ShimError, Stream, TensorInfo};
+use crate::engine::tensorrt::shim::{Bound, Device, DeviceEngine, Dtype, Shared, ShimError, Stream, TensorInfo};
 use crate::engine::tensorrt::{id, names};
 use crate::engine::{EngineError, VisionEncoder};
 use crate::kernels::Pool;
@@ -27,44 +27,39 @@ pub struct TensorrtEncoder {
 
 /// Memory of one tile on its way.
 struct Lane {
-    tile_in: HostBuffer<f32>,
-    tile: DeviceBuffer<f32>,
-    features: DeviceBuffer<f16>,
-    features_out: HostBuffer<f16>,
+    tile: Shared<f32>,
+    features: Shared<f16>,
 }
 
 impl Lane {
     fn new(device: &Device, shape: EncoderShape) -> Result<Self, ShimError> {
         Ok(Self {
-            tile_in: device.host("a tile in", shape.values_in())?,
-            tile: device.buffer("a tile", shape.values_in())?,
-            features: device.buffer("a tile's features", shape.values_out())?,
-            features_out: device.host("a tile's features out", shape.values_out())?,
+            tile: device.shared("a tile", shape.values_in())?,
+            features: device.shared("a tile's features", shape.values_out())?,
         })
     }
 
     fn bytes(&self) -> Bytes {
-        self.tile_in.bytes() + self.tile.bytes() + self.features.bytes() + self.features_out.bytes()
+        self.tile.bytes() + self.features.bytes()
     }
 
     /// Sends a tile on its way.
     fn start(&mut self, stream: &Stream, engine: &DeviceEngine, shape: EncoderShape, tile: &[f32]) -> Result<(), ShimError> {
         let side = shape.tile.get();
-        self.tile_in.wait()?;
-        self.tile_in.values_mut()?.copy_from_slice(tile);
-        stream.copy_in(&mut self.tile_in, &self.tile, tile.len())?;
-        let tile = Bound::new(names::TILES, &self.tile, &[1, 3, side, side]);
-        let features = Bound::new(names::FEATURES, &self.features, &[1, shape.tokens(), shape.feature_dim]);
+        self.tile.to_write()?.copy_from_slice(tile);
+        self.tile.send(stream, tile.len())?;
+        // One that failed midway may have left its features on their way.
+        self.features.wait()?;
+        let tile = Bound::shared(names::TILES, &mut self.tile, &[1, 3, side, side]);
+        let features = Bound::shared(names::FEATURES, &mut self.features, &[1, shape.tokens(), shape.feature_dim]);
         stream.enqueue(engine, &[tile, features])?;
-        // One that failed midway may have left its copy here.
-        self.features_out.wait()?;
-        stream.copy_out(&self.features, &mut self.features_out, shape.values_out())
+        self.features.ask(stream, shape.values_out())
     }
 
     /// Waits for what was sent.
     fn finish(&mut self, out: &mut [f16]) -> Result<(), ShimError> {
-        self.features_out.wait()?;
-        out.copy_from_slice(self.features_out.values()?);
+        self.features.wait()?;
+        out.copy_from_slice(self.features.values()?);
         Ok(())
     }
 }

@@ -27,8 +27,8 @@ pub use graphs::{Axis, Graph, GraphError, Input, Limits, Shapes, Tensor};
 pub use plan::{PlanError, SEAL, seal, sealed, sealed_by, told_digest};
 pub use projector::{RowsOf, TensorrtProjector};
 pub use shim::{
-    ABI_VERSION, Bound, Device, DeviceBuffer, DeviceEngine, Dtype, Element, HostBuffer, Identity, Libraries, Rows, ShimError, ShimTable,
-    Stream, TensorInfo, Wanted,
+    ABI_VERSION, Bound, Device, DeviceBuffer, DeviceEngine, Dtype, Element, HostBuffer, Identity, Libraries, Rows, Shared, ShimError,
+    ShimTable, Stream, TensorInfo, Wanted,
 };
 
 use crate::config::Shim;

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use half::f16;
 
-use crate::engine::tensorrt::shim::{Bound, Device, DeviceBuffer, DeviceEngine, Dtype, HostBuffer, ShimError, Stream, TensorInfo};
+use crate::engine::tensorrt::shim::{Bound, Device, DeviceEngine, Dtype, Shared, ShimError, Stream, TensorInfo};
 use crate::engine::tensorrt::{id, names};
 use crate::engine::{EngineError, Projector};
 use crate::units::{Bytes, Tokens};
@@ -37,10 +37,8 @@ pub struct TensorrtProjector {
     feature_dim: usize,
     hidden: usize,
     engine: DeviceEngine,
-    features_in: HostBuffer<f16>,
-    features: DeviceBuffer<f16>,
-    rows: DeviceBuffer<f32>,
-    rows_out: HostBuffer<f32>,
+    features: Shared<f16>,
+    rows: Shared<f32>,
     stream: Stream,
 }
 
@@ -66,10 +64,8 @@ impl TensorrtProjector {
                 feature_dim,
                 hidden,
                 engine: device.engine(plan, &[(names[0], features), (names[1], rows)])?,
-                features_in: device.host("features in", chunk.get() * feature_dim)?,
-                features: device.buffer("features", chunk.get() * feature_dim)?,
-                rows: device.buffer("projected rows", chunk.get() * hidden)?,
-                rows_out: device.host("projected rows out", chunk.get() * hidden)?,
+                features: device.shared("features", chunk.get() * feature_dim)?,
+                rows: device.shared("projected rows", chunk.get() * hidden)?,
                 stream: device.stream()?,
             })
         };
@@ -78,16 +74,14 @@ impl TensorrtProjector {
 
     fn run(&mut self, features: &[f16], out: &mut [f32]) -> Result<(), ShimError> {
         let rows = features.len() / self.feature_dim;
-        self.features_in.wait()?;
-        self.features_in.values_mut()?[..features.len()].copy_from_slice(features);
-        self.stream.copy_in(&mut self.features_in, &self.features, features.len())?;
-        let from = Bound::new(self.names[0], &self.features, &[rows, self.feature_dim]);
-        let to = Bound::new(self.names[1], &self.rows, &[rows, self.hidden]);
+        self.features.to_write()?[..features.len()].copy_from_slice(features);
+        self.features.send(&self.stream, features.len())?;
+        // One that failed midway may have left its rows on their way.
+        self.rows.wait()?;
+        let from = Bound::shared(self.names[0], &mut self.features, &[rows, self.feature_dim]);
+        let to = Bound::shared(self.names[1], &mut self.rows, &[rows, self.hidden]);
         self.stream.enqueue(&self.engine, &[from, to])?;
-        self.rows_out.wait()?;
-        self.stream.copy_out(&self.rows, &mut self.rows_out, out.len())?;
-        self.rows_out.wait()?;
-        out.copy_from_slice(&self.rows_out.values()?[..out.len()]);
+        out.copy_from_slice(self.rows.fetch(&self.stream, out.len())?);
         Ok(())
     }
 }
@@ -98,7 +92,7 @@ impl Projector for TensorrtProjector {
     }
 
     fn bytes(&self) -> Bytes {
-        self.engine.bytes() + self.features_in.bytes() + self.features.bytes() + self.rows.bytes() + self.rows_out.bytes()
+        self.engine.bytes() + self.features.bytes() + self.rows.bytes()
     }
 
     fn chunk(&self) -> Tokens {

@@ -6,7 +6,7 @@ use half::f16;
 
 use crate::engine::DecoderShape;
 use crate::engine::tensorrt::DecoderSizes;
-use crate::engine::tensorrt::shim::{ALIGNMENT, Device, DeviceBuffer, HostBuffer, Rows, ShimError};
+use crate::engine::tensorrt::shim::{ALIGNMENT, Device, DeviceBuffer, Rows, Shared, ShimError};
 use crate::units::{Bytes, Tokens};
 
 /// Caches are bound with a multiple of so many positions, as long as there are so many: shapes change seldom from step to step.
@@ -50,18 +50,12 @@ pub struct Memory {
     pub kv: DeviceBuffer<f16>,
     /// Those of a run, before they are appended.
     pub new: DeviceBuffer<f16>,
-    pub embeds_in: HostBuffer<f16>,
-    pub embeds: DeviceBuffer<f16>,
-    pub length_in: HostBuffer<u32>,
-    pub length: DeviceBuffer<u32>,
-    pub looking_in: HostBuffer<u32>,
-    pub looking: DeviceBuffer<u32>,
-    pub visual_in: HostBuffer<u32>,
-    pub visual: DeviceBuffer<u32>,
-    pub importance: DeviceBuffer<f32>,
-    pub importance_out: HostBuffer<f32>,
-    pub logits: DeviceBuffer<f32>,
-    pub logits_out: HostBuffer<f32>,
+    pub embeds: Shared<f16>,
+    pub length: Shared<u32>,
+    pub looking: Shared<u32>,
+    pub visual: Shared<u32>,
+    pub importance: Shared<f32>,
+    pub logits: Shared<f32>,
 }
 
 impl Memory {
@@ -73,27 +67,19 @@ impl Memory {
             fresh,
             kv: device.buffer("keys and values", cached.values())?,
             new: device.buffer("a run's keys and values", fresh.values())?,
-            embeds_in: device.host("rows in", chunk * shape.hidden)?,
-            embeds: device.buffer("rows", chunk * shape.hidden)?,
-            length_in: device.host("a count in", 1)?,
-            length: device.buffer("a count", 1)?,
-            looking_in: device.host("looking rows in", chunk)?,
-            looking: device.buffer("looking rows", chunk)?,
-            visual_in: device.host("visual keys in", visual)?,
-            visual: device.buffer("visual keys", visual)?,
-            importance: device.buffer("importance", visual)?,
-            importance_out: device.host("importance out", visual)?,
-            logits: device.buffer("logits", shape.vocab)?,
-            logits_out: device.host("logits out", shape.vocab)?,
+            embeds: device.shared("rows", chunk * shape.hidden)?,
+            length: device.shared("a count", 1)?,
+            looking: device.shared("looking rows", chunk)?,
+            visual: device.shared("visual keys", visual)?,
+            importance: device.shared("importance", visual)?,
+            logits: device.shared("logits", shape.vocab)?,
         })
     }
 
     pub fn bytes(&self) -> Bytes {
         let kv = self.kv.bytes() + self.new.bytes();
-        let rows = self.embeds_in.bytes() + self.embeds.bytes() + self.length_in.bytes() + self.length.bytes();
-        let places = self.looking_in.bytes() + self.looking.bytes() + self.visual_in.bytes() + self.visual.bytes();
-        let out = self.importance.bytes() + self.importance_out.bytes() + self.logits.bytes() + self.logits_out.bytes();
-        kv + rows + places + out
+        let places = self.length.bytes() + self.looking.bytes() + self.visual.bytes();
+        kv + self.embeds.bytes() + places + self.importance.bytes() + self.logits.bytes()
     }
 }
 

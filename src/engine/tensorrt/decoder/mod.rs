@@ -84,6 +84,18 @@ struct Run {
     bound: usize,
 }
 
+/// What a run is of.
+#[derive(Clone, Copy)]
+enum Pass {
+    Prefill,
+    Step,
+    /// So many rows look at so many keys.
+    Anchor {
+        asked: usize,
+        seen: usize,
+    },
+}
+
 /// What is looked at in the pass for importance.
 struct Looked {
     image: Range<usize>,
@@ -135,39 +147,40 @@ impl TensorrtDecoder {
     /// Copies a run's rows, which are those from `from` on in `segments`, and the number of positions before them in.
     fn send(&mut self, segments: &[Segment<'_>], from: usize, run: Run) -> Result<(), ShimError> {
         let (hidden, memory) = (self.shape.hidden, &mut self.memory);
-        memory.embeds_in.wait()?;
-        let rows = &mut memory.embeds_in.values_mut()?[..run.rows * hidden];
+        let rows = &mut memory.embeds.to_write()?[..run.rows * hidden];
         fill(&mut *self.embeddings, segments, from, (rows, hidden));
-        self.stream.copy_in(&mut memory.embeds_in, &memory.embeds, run.rows * hidden)?;
-        memory.length_in.wait()?;
-        memory.length_in.values_mut()?[0] = u32::try_from(run.first).unwrap_or(u32::MAX);
-        self.stream.copy_in(&mut memory.length_in, &memory.length, 1)
+        memory.embeds.send(&self.stream, run.rows * hidden)?;
+        memory.length.to_write()?[0] = u32::try_from(run.first).unwrap_or(u32::MAX);
+        memory.length.send(&self.stream, 1)
     }
 
-    /// Enqueues a run of `engine` over what [`Self::send`] copied, whose first `blocks` blocks of keys and values are made, and `more` of its tensors.
-    fn enqueue(&self, engine: &DeviceEngine, run: Run, blocks: usize, more: &[Bound<'_>]) -> Result<(), ShimError> {
-        let (memory, width) = (&self.memory, self.shape.kv_width());
+    /// Enqueues a run of `pass` over what [`Self::send`] sent, and the copy of its keys and values behind the others.
+    fn enqueue(&mut self, pass: Pass, run: Run) -> Result<(), ShimError> {
+        let (hidden, vocab, width) = (self.shape.hidden, self.shape.vocab, self.shape.kv_width());
+        let Memory { cached, fresh, kv, new, embeds, length, looking, visual, importance, logits } = &mut self.memory;
+        let (engine, blocks) = match pass {
+            Pass::Prefill => (&self.prefill, cached.count),
+            Pass::Step => (&self.step, cached.count),
+            Pass::Anchor { .. } => (&self.anchor, anchor_blocks(self.interface_layer)),
+        };
         let mut bound = Bindings::new();
-        bind(&mut bound, Bound::new(names::INPUTS_EMBEDS, &memory.embeds, &[run.rows, self.shape.hidden]))?;
-        bind(&mut bound, Bound::new(names::LENGTH, &memory.length, &[1]))?;
+        bind(&mut bound, Bound::shared(names::INPUTS_EMBEDS, embeds, &[run.rows, hidden]))?;
+        bind(&mut bound, Bound::shared(names::LENGTH, length, &[1]))?;
         for (number, names) in self.names[..blocks].iter().enumerate() {
-            let cache = Bound::new(&names.cache, &memory.kv, &[run.bound, width]).at(number * memory.cached.stride);
-            bind(&mut bound, cache)?;
-            let new = Bound::new(&names.new, &memory.new, &[run.rows, width]).at(number * memory.fresh.stride);
-            bind(&mut bound, new)?;
+            bind(&mut bound, Bound::new(&names.cache, kv, &[run.bound, width]).at(number * cached.stride))?;
+            bind(&mut bound, Bound::new(&names.new, new, &[run.rows, width]).at(number * fresh.stride))?;
         }
-        for more in more {
-            bind(&mut bound, *more)?;
+        match pass {
+            Pass::Prefill | Pass::Step => bind(&mut bound, Bound::shared(names::LOGITS, logits, &[vocab]))?,
+            Pass::Anchor { asked, seen } => {
+                bind(&mut bound, Bound::shared(names::QUERY_ROWS, looking, &[asked]))?;
+                bind(&mut bound, Bound::shared(names::VISUAL_KEYS, visual, &[seen]))?;
+                bind(&mut bound, Bound::shared(names::IMPORTANCE, importance, &[seen]))?;
+            }
         }
-        self.stream.enqueue(engine, &bound)
-    }
-
-    /// Enqueues the copy of a run's keys and values behind the others.
-    fn append(&mut self, run: Run, blocks: usize) -> Result<(), ShimError> {
-        let memory = &self.memory;
-        let (from, to) = ((&memory.new, memory.fresh.rows(0)), (&memory.kv, memory.cached.rows(run.first)));
+        self.stream.enqueue(engine, &bound)?;
         self.written = self.written.max(run.first + run.rows);
-        self.stream.copy_rows(from, to, [blocks, run.rows * self.shape.kv_width()])
+        self.stream.copy_rows((new, fresh.rows(0)), (kv, cached.rows(run.first)), [blocks, run.rows * width])
     }
 
     /// Zeros where there are keys and values.
@@ -188,19 +201,13 @@ impl TensorrtDecoder {
 
     /// A whole run of all layers.
     fn go(&mut self, segments: &[Segment<'_>], run: Run, step: bool) -> Result<(), ShimError> {
-        let blocks = self.memory.cached.count;
         self.send(segments, if step { 0 } else { run.first }, run)?;
-        let logits = Bound::new(names::LOGITS, &self.memory.logits, &[self.shape.vocab]);
-        self.enqueue(if step { &self.step } else { &self.prefill }, run, blocks, &[logits])?;
-        self.append(run, blocks)
+        self.enqueue(if step { Pass::Step } else { Pass::Prefill }, run)
     }
 
     /// The logits of the last run.
     fn tell(&mut self) -> Result<(), ShimError> {
-        let memory = &mut self.memory;
-        memory.logits_out.wait()?;
-        self.stream.copy_out(&memory.logits, &mut memory.logits_out, self.shape.vocab)?;
-        memory.logits_out.wait()?;
+        self.memory.logits.fetch(&self.stream, self.shape.vocab)?;
         self.said = true;
         Ok(())
     }
@@ -210,10 +217,8 @@ impl TensorrtDecoder {
         self.send(segments, run.first, run)?;
         let looking = looked.from.max(run.first)..(run.first + run.rows).max(looked.from);
         let memory = &mut self.memory;
-        memory.looking_in.wait()?;
-        memory.visual_in.wait()?;
         let place = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let (rows, keys) = (memory.looking_in.values_mut()?, memory.visual_in.values_mut()?);
+        let (rows, keys) = (memory.looking.to_write()?, memory.visual.to_write()?);
         // No tensor is empty: of a run that holds no looking row, some row looks at some key, and nothing is made of it.
         (rows[0], keys[0]) = (0, 0);
         rows.iter_mut().zip(looking.clone()).for_each(|(row, position)| *row = place(position - run.first));
@@ -221,27 +226,15 @@ impl TensorrtDecoder {
         let (asked, seen) = if looking.is_empty() { (1, 1) } else { (looking.len(), looked.image.len()) };
         let shown = looked.image.clone().take(if looking.is_empty() { 0 } else { seen });
         keys.iter_mut().zip(shown).for_each(|(to, position)| *to = place(key(position)));
-        self.stream.copy_in(&mut memory.looking_in, &memory.looking, asked)?;
-        self.stream.copy_in(&mut memory.visual_in, &memory.visual, seen)?;
-        let memory = &self.memory;
-        let more = [
-            Bound::new(names::QUERY_ROWS, &memory.looking, &[asked]),
-            Bound::new(names::VISUAL_KEYS, &memory.visual, &[seen]),
-            Bound::new(names::IMPORTANCE, &memory.importance, &[seen]),
-        ];
-        let blocks = anchor_blocks(self.interface_layer);
-        self.enqueue(&self.anchor, run, blocks, &more)?;
-        self.append(run, blocks)?;
+        memory.looking.send(&self.stream, asked)?;
+        memory.visual.send(&self.stream, seen)?;
+        self.enqueue(Pass::Anchor { asked, seen }, run)?;
         if looking.is_empty() {
             return Ok(());
         }
-        let memory = &mut self.memory;
-        memory.importance_out.wait()?;
-        self.stream.copy_out(&memory.importance, &mut memory.importance_out, seen)?;
-        memory.importance_out.wait()?;
         looked.before += asked;
         let share = asked as f32 / looked.before as f32;
-        let found = memory.importance_out.values()?;
+        let found = self.memory.importance.fetch(&self.stream, seen)?;
         scores.iter_mut().zip(found).for_each(|(score, found)| *score += (found - *score) * share);
         Ok(())
     }
@@ -427,6 +420,6 @@ impl Decoder for TensorrtDecoder {
 
     /// None after a call that failed.
     fn logits(&self) -> &[f32] {
-        if self.said { self.memory.logits_out.values().unwrap_or_default() } else { &[] }
+        if self.said { self.memory.logits.values().unwrap_or_default() } else { &[] }
     }
 }

@@ -42,11 +42,13 @@ pub struct FakeSettings {
     pub memory: Bytes,
     /// From the moment that the worker takes a job up to the job's work.
     pub latency: Duration,
+    /// Host and device have one memory.
+    pub shares: bool,
 }
 
 impl Default for FakeSettings {
     fn default() -> Self {
-        Self { memory: Bytes(64 << 20), latency: Duration::from_micros(20) }
+        Self { memory: Bytes(64 << 20), latency: Duration::from_micros(20), shares: false }
     }
 }
 
@@ -369,5 +371,13 @@ impl Backend for Library {
 
     fn zero_rows(device: Handle, stream: Handle, to: RawRows, size: [u64; 2]) -> Result<(), Status> {
         card(device)?.change(|state| state.enqueue_rows(stream, None, to, size))
+    }
+
+    fn engine_peak(device: Handle, engine: Handle) -> Result<u64, Status> {
+        card(device)?.lock().engine_bytes(engine)
+    }
+
+    fn host_map(device: Handle, host: Handle) -> Result<Handle, Status> {
+        card(device)?.lock().host_map(host)
     }
 }

@@ -21,6 +21,8 @@ struct Memory {
     bytes: u64,
     /// Empty while a run has them.
     words: Box<[u64]>,
+    /// Host memory that they stand for: what a run takes from it and leaves there.
+    of: Option<Handle>,
 }
 
 /// Memory of the host that a device copies from and to. The owner of a `HostBuffer` looks at it as plain values, when no copy is on its way.
@@ -97,6 +99,7 @@ pub(super) struct State {
     /// What `total` was before some of it was reserved.
     unreserved: Option<u64>,
     latency: Duration,
+    shares: bool,
     /// Faults to come: allocations that still go well, runs until the device is lost, runs until one is refused.
     pub allocations_left: Option<u32>,
     pub runs_left: Option<u32>,
@@ -135,7 +138,8 @@ impl Card {
         let desk = Desk { bound: Vec::with_capacity(TENSORS), buffers: Vec::with_capacity(BUFFERS) };
         let (queue, bound) = (VecDeque::with_capacity(JOBS), VecDeque::with_capacity(TENSORS));
         let incoming = Vec::with_capacity(TENSORS);
-        let state = State { total: settings.memory.0, latency: settings.latency, queue, bound, desk, incoming, ..State::default() };
+        let FakeSettings { memory, latency, shares } = settings;
+        let state = State { total: memory.0, latency, shares, queue, bound, desk, incoming, ..State::default() };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -218,12 +222,17 @@ impl Card {
             }
             Job::Run { network, tensors } => {
                 state.runs_left = state.runs_left.map(|left| left - 1);
-                let State { buffers, bound, desk, .. } = &mut *state;
+                let State { buffers, hosts, bound, desk, .. } = &mut *state;
                 let mut desk = take(desk);
                 desk.bound.extend(bound.drain(..tensors));
                 for bound in &desk.bound {
                     if desk.buffers.iter().all(|(handle, _)| *handle != bound.buffer) {
-                        let words = buffers.get_mut(&bound.buffer).map(|memory| take(&mut memory.words)).unwrap_or_default();
+                        let memory = buffers.get_mut(&bound.buffer);
+                        let host = memory.as_ref().and_then(|memory| hosts.get(&memory.of?));
+                        let mut words = memory.map(|memory| take(&mut memory.words)).unwrap_or_default();
+                        if let Some(host) = host {
+                            words.iter_mut().zip(host.iter()).for_each(|(to, word)| *to = word.load(Ordering::Relaxed));
+                        }
                         desk.buffers.push((bound.buffer, words));
                     }
                 }
@@ -231,8 +240,12 @@ impl Card {
                 drop(state);
                 let ran = network.run(&mut Tensors { bound: &desk.bound, buffers: &mut desk.buffers });
                 state = self.lock();
+                let State { buffers, hosts, .. } = &mut *state;
                 for (buffer, words) in desk.buffers.drain(..) {
-                    if let Some(memory) = state.buffers.get_mut(&buffer) {
+                    if let Some(memory) = buffers.get_mut(&buffer) {
+                        if let Some(host) = memory.of.and_then(|of| hosts.get(&of)) {
+                            deliver(host, words.iter().copied(), memory.bytes);
+                        }
                         memory.words = words;
                     }
                 }
@@ -396,13 +409,25 @@ impl State {
         let len = words(bytes)?;
         self.admit(len as u64 * WORD, true)?;
         let handle = next_handle();
-        self.buffers.insert(handle, Memory { bytes: len as u64 * WORD, words: vec![POISONED; len].into() });
+        self.buffers.insert(handle, Memory { bytes: len as u64 * WORD, words: vec![POISONED; len].into(), of: None });
         Ok(handle)
     }
 
     pub fn free(&mut self, buffer: Handle) -> Option<()> {
-        self.used -= self.buffers.remove(&buffer)?.bytes;
+        let Memory { bytes, of, .. } = self.buffers.remove(&buffer)?;
+        self.used -= if of.is_none() { bytes } else { 0 };
         Some(())
+    }
+
+    pub fn host_map(&mut self, host: Handle) -> Result<Handle, Status> {
+        self.alive()?;
+        let len = self.hosts.get(&host).ok_or(Status::ARGUMENT)?.len();
+        if !self.shares {
+            return Ok(0);
+        }
+        let handle = next_handle();
+        self.buffers.insert(handle, Memory { bytes: len as u64 * WORD, words: vec![POISONED; len].into(), of: Some(host) });
+        Ok(handle)
     }
 
     pub fn host_alloc(&mut self, bytes: u64) -> Result<(Handle, Shared), Status> {
@@ -510,6 +535,7 @@ impl State {
         };
         if network.is_ok() {
             self.refuse_in = self.refuse_in.map(|left| left - 1);
+            self.poison(engine, &bound);
             self.bound.extend(&bound);
             self.runs += 1;
         }
@@ -517,6 +543,16 @@ impl State {
         self.incoming = bound;
         self.push(Job::Run { network: network?, tensors });
         Ok(())
+    }
+
+    /// Of host memory that a run writes to, until it does.
+    fn poison(&self, engine: Handle, bound: &[Bound]) {
+        let declared = self.engines.get(&engine).map(|engine| &engine.declared[..]).unwrap_or_default();
+        for bound in declared.iter().zip(bound).filter_map(|(declared, bound)| declared.output.then_some(bound)) {
+            if let Some(host) = self.buffers.get(&bound.buffer).and_then(|memory| self.hosts.get(&memory.of?)) {
+                deliver(host, std::iter::repeat(POISONED), bound.bytes as u64);
+            }
+        }
     }
 
     /// The engine of a run, and its tensors in `bound`, in the order of what it declares.

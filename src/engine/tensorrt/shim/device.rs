@@ -11,9 +11,10 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use crate::engine::tensorrt::plan::unsealed;
-use crate::engine::tensorrt::shim::memory::{Event, Held};
+use crate::engine::tensorrt::shim::memory::{Event, Mark};
 use crate::engine::tensorrt::shim::{
-    ABI_VERSION, DeviceBuffer, Element, Handle, HostBuffer, Identity, MAX_DIMS, ShimError, ShimTable, Status, Stream, TensorInfo, Wanted,
+    ABI_VERSION, DeviceBuffer, Element, Handle, HostBuffer, Identity, MAX_DIMS, Shared, ShimError, ShimTable, Status, Stream, TensorInfo,
+    Wanted,
 };
 use crate::units::Bytes;
 
@@ -118,7 +119,7 @@ impl Device {
     /// # Errors
     /// As [`Self::buffer`].
     pub fn host<T: Element>(&self, what: &'static str, len: usize) -> Result<HostBuffer<T>, ShimError> {
-        let event = self.event()?;
+        let mark = Mark::new(self.event()?);
         let (bytes, mut handle, mut place) = (Bytes::of::<T>(len), 0, ptr::null_mut());
         // SAFETY: an open device, and places for the handle and the pointer written.
         let status = unsafe { (self.0.table.host_alloc)(self.0.handle, bytes.0, &mut handle, &mut place) };
@@ -130,7 +131,21 @@ impl Device {
             let reason = format!("wanted host memory aligned to {} bytes, found {place:?}", align_of::<T>());
             return Err(ShimError::Failed { doing: "allocating host memory", status: Status::FAILED.0, reason });
         };
-        Ok(HostBuffer { event, handle, start, what, len, held: Held::Idle })
+        Ok(HostBuffer { mark, handle, start, what, len })
+    }
+
+    /// Memory for `len` values that both sides use: one memory where they have one, else pinned memory and a buffer, and a copy each way.
+    ///
+    /// # Errors
+    /// As [`Self::buffer`].
+    pub fn shared<T: Element>(&self, what: &'static str, len: usize) -> Result<Shared<T>, ShimError> {
+        let (host, mut handle) = (self.host(what, len)?, 0);
+        // SAFETY: an open device and memory of its own, and a place for the one handle written.
+        let status = unsafe { (self.0.table.host_map)(self.0.handle, host.handle, &mut handle) };
+        self.check("mapping host memory", status)?;
+        let mapped = handle != 0;
+        let device = if mapped { DeviceBuffer { device: self.clone(), handle, what, len, values: PhantomData } } else { self.buffer(what, len)? };
+        Ok(Shared { device, host, mapped })
     }
 
     /// A queue of copies and runs, done in order.
@@ -155,12 +170,15 @@ impl Device {
         // SAFETY: an open device, bytes that live through the call, and a place for the one handle written.
         let status = unsafe { (self.0.table.engine_open)(self.0.handle, plan.as_ptr(), plan.len() as u64, &mut handle) };
         self.check_memory("an engine's weights", Bytes::of::<u8>(plan.len()), status)?;
-        let mut engine = DeviceEngine { device: self.clone(), handle, bytes: Bytes(0) };
+        let mut engine = DeviceEngine { device: self.clone(), handle, bytes: Bytes(0), peak: Bytes(0) };
         for (name, wanted) in wanted {
             engine.hold(name, wanted)?;
         }
         // SAFETY: the device and the engine are open; a place for the one number written.
         let status = unsafe { (self.0.table.engine_bytes)(self.0.handle, engine.handle, &mut engine.bytes.0) };
+        self.check("asking for an engine's memory", status)?;
+        // SAFETY: as above.
+        let status = unsafe { (self.0.table.engine_peak)(self.0.handle, engine.handle, &mut engine.peak.0) };
         self.check("asking for an engine's memory", status)?;
         Ok(engine)
     }
@@ -212,6 +230,7 @@ pub struct DeviceEngine {
     pub(super) device: Device,
     pub(super) handle: Handle,
     bytes: Bytes,
+    peak: Bytes,
 }
 
 impl DeviceEngine {
@@ -219,6 +238,12 @@ impl DeviceEngine {
     #[must_use]
     pub fn bytes(&self) -> Bytes {
         self.bytes
+    }
+
+    /// The most that opening it took, [`Self::bytes`] included.
+    #[must_use]
+    pub fn peak(&self) -> Bytes {
+        self.peak
     }
 
     /// Compares a tensor with what is wanted.

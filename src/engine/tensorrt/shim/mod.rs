@@ -30,7 +30,7 @@ use crate::units::Bytes;
 pub use device::{Device, DeviceEngine};
 pub(in crate::engine::tensorrt) use export::{Backend, Given, table};
 pub use library::Libraries;
-pub use memory::{DeviceBuffer, HostBuffer};
+pub use memory::{DeviceBuffer, HostBuffer, Shared};
 pub use stream::{Bound, Rows, Stream};
 
 /// Of the table below. It changes with any change of the table but functions added at its end.
@@ -210,10 +210,14 @@ pub struct ShimTable {
     copy_rows: unsafe extern "C" fn(device: Handle, stream: Handle, from: RawRows, to: RawRows, width: u64, rows: u64) -> Status,
     /// Enqueues zeros to `rows` rows of `width` bytes.
     zero_rows: unsafe extern "C" fn(device: Handle, stream: Handle, to: RawRows, width: u64, rows: u64) -> Status,
+    /// Most device memory that opening an engine took, what it holds now included.
+    engine_peak: unsafe extern "C" fn(device: Handle, engine: Handle, bytes: *mut u64) -> Status,
+    /// Host memory as a buffer of the device, where both have one memory; 0 where they don't. The buffer is freed before the memory.
+    host_map: unsafe extern "C" fn(device: Handle, host: Handle, buffer: *mut Handle) -> Status,
 }
 
 // The layout of `jetson/shim/uhr_shim.h`.
-const _: () = assert!(size_of::<TensorInfo>() == 40 && size_of::<RawBinding>() == 64 && size_of::<ShimTable>() == 29 * 8);
+const _: () = assert!(size_of::<TensorInfo>() == 40 && size_of::<RawBinding>() == 64 && size_of::<ShimTable>() == 31 * 8);
 const _: () = assert!(size_of::<RawRows>() == 24);
 
 /// What an engine is built for: it runs on no other.
@@ -260,7 +264,7 @@ pub enum ShimError {
     Room { what: &'static str, wanted: u64, found: u64 },
     #[error("{what}: wanted it to begin at a multiple of {ALIGNMENT} bytes, found {found}")]
     Alignment { what: &'static str, found: usize },
-    #[error("host memory of a copy: wanted it idle, found the device not done with it")]
+    #[error("host memory: wanted it idle, found the device not done with it")]
     Busy,
     #[error("{what}: wanted one of the stream's device, found another's")]
     OtherDevice { what: &'static str },

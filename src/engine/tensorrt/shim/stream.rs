@@ -6,9 +6,10 @@ use std::ptr;
 use std::sync::Arc;
 
 use crate::engine::tensorrt::shim::device::Opened;
+use crate::engine::tensorrt::shim::memory::Mark;
 use crate::engine::tensorrt::shim::{
-    ALIGNMENT, Device, DeviceBuffer, DeviceEngine, Element, Handle, HostBuffer, MAX_BINDINGS, RawBinding, RawRows, ShimError, Status,
-    TensorInfo,
+    ALIGNMENT, Device, DeviceBuffer, DeviceEngine, Element, Handle, HostBuffer, MAX_BINDINGS, RawBinding, RawRows, Shared, ShimError,
+    Status, TensorInfo,
 };
 use crate::units::Bytes;
 
@@ -23,6 +24,8 @@ pub struct Bound<'a> {
     size: usize,
     raw: RawBinding,
     device: &'a Device,
+    /// Of host memory that the device uses as its own.
+    mark: Option<&'a Mark>,
 }
 
 impl<'a> Bound<'a> {
@@ -30,7 +33,13 @@ impl<'a> Bound<'a> {
     #[must_use]
     pub fn new<T: Element>(name: &'a CStr, buffer: &'a DeviceBuffer<T>, dims: &[usize]) -> Self {
         let raw = RawBinding { name: name.as_ptr(), buffer: buffer.handle, offset: 0, tensor: TensorInfo::new(T::DTYPE, dims) };
-        Self { name, what: buffer.what, first: 0, room: buffer.len, size: size_of::<T>(), raw, device: &buffer.device }
+        Self { name, what: buffer.what, first: 0, room: buffer.len, size: size_of::<T>(), raw, device: &buffer.device, mark: None }
+    }
+
+    /// The same of `shared`, which the host can't touch before it is bound no more, nor before the run is done where both sides have one memory.
+    #[must_use]
+    pub fn shared<T: Element>(name: &'a CStr, shared: &'a mut Shared<T>, dims: &[usize]) -> Self {
+        Self { mark: shared.mark(), ..Self::new(name, &shared.device, dims) }
     }
 
     /// The same, from value `first` of the buffer on, which lies at a multiple of [`ALIGNMENT`] bytes.
@@ -66,7 +75,7 @@ impl Stream {
         // SAFETY: open handles of memory for `bytes`. The host won't write to `from` before its event, nor is it freed before the copy is done.
         let status = unsafe { (table.copy_in)(*handle, self.handle, to.handle, from.handle, bytes.0) };
         self.device.check("copying to the device", status)?;
-        from.copying(self)
+        from.mark.working(self)
     }
 
     /// Enqueues a copy of the first `len` values of `from` to `to`, which the host can't touch until it is done.
@@ -79,7 +88,7 @@ impl Stream {
         // SAFETY: open handles of memory for `bytes`. The host won't touch `to` before its event, nor is it freed before the copy is done.
         let status = unsafe { (table.copy_out)(*handle, self.handle, to.handle, from.handle, bytes.0) };
         self.device.check("copying from the device", status)?;
-        to.copying(self)
+        to.mark.working(self)
     }
 
     /// Enqueues a run of `engine`.
@@ -103,20 +112,25 @@ impl Stream {
             if !offset.is_multiple_of(ALIGNMENT) {
                 return Err(ShimError::Alignment { what: bound.what, found: offset });
             }
+            bound.mark.map_or(Ok(()), |mark| mark.free_for(self))?;
             *to = RawBinding { offset: offset as u64, ..bound.raw };
         }
         let Opened { table, handle } = &*self.device.0;
         // At most MAX_BINDINGS, by the check above.
         let count = u32::try_from(bound.len()).unwrap_or(0);
         // SAFETY: open handles; `count` bindings whose names live through the call and whose buffers are open and large enough. A buffer that is dropped
-        // while the run is enqueued is freed by the library after the run.
+        // while the run is enqueued is freed by the library after the run. Host memory among them is nobody's: a bound one is borrowed exclusively, and
+        // below it is the device's until the event after the run.
         let status = unsafe { (table.enqueue)(*handle, self.handle, engine.handle, raw.as_ptr(), count) };
         if status == Status::SHAPE {
             let given = bound.iter().map(|bound| format!("{} {}", bound.name.to_string_lossy(), bound.raw.tensor));
             let found = given.collect::<Vec<_>>().join(", ");
             return Err(ShimError::Shape { tensor: "of a run".into(), wanted: "those of the engine".into(), found });
         }
-        self.device.check("enqueuing a run", status)
+        self.device.check("enqueuing a run", status)?;
+        let marks = || bound.iter().filter_map(|bound| bound.mark);
+        marks().for_each(Mark::taken);
+        marks().try_for_each(|mark| mark.working(self))
     }
 
     /// Enqueues a copy of `rows` rows of `width` values from one buffer to another.
@@ -162,13 +176,13 @@ impl Stream {
 
     /// The bytes of a copy between `host` and `buffer`.
     fn admit<T: Element>(&self, host: &HostBuffer<T>, buffer: &DeviceBuffer<T>, len: usize) -> Result<Bytes, ShimError> {
-        for (what, room, device) in [(host.what, host.len, &host.event.device), (buffer.what, buffer.len, &buffer.device)] {
+        for (what, room, device) in [(host.what, host.len, host.mark.device()), (buffer.what, buffer.len, &buffer.device)] {
             self.own(what, device)?;
             if len > room {
                 return Err(ShimError::Room { what, wanted: len as u64, found: room as u64 });
             }
         }
-        host.idle()?;
+        host.mark.idle()?;
         Ok(Bytes::of::<T>(len))
     }
 
