@@ -279,7 +279,7 @@ fn runs(bench: &Bench) -> (u32, u32, Said) {
 
 #[test]
 fn a_device_lost_at_any_run_is_an_error_that_leaves_nothing_behind() {
-    [false, true].map(|shares| lost_at_any_run(&Bench::of(shares)));
+    [false, true].into_iter().for_each(|shares| lost_at_any_run(&Bench::of(shares)));
 }
 
 fn lost_at_any_run(bench: &Bench) {

@@ -48,7 +48,7 @@ fn decoders(device: &Device, chunk: u32) -> [Box<dyn Decoder>; 2] {
     let sizes = DecoderSizes { positions: Tokens(400), chunk: Tokens(chunk), visual: Tokens(64) };
     let [prefill, step, anchor] = ["prefill.onnx", "step.onnx", "anchor.onnx"].map(plan);
     let (table, shape) = Embeddings::load(&file("decoder.gguf")).unwrap();
-    let plans = DecoderPlans { prefill: &prefill, step: &step, anchor: &anchor };
+    let plans = DecoderPlans { prefill: (&prefill).into(), step: (&step).into(), anchor: (&anchor).into() };
     let there = TensorrtDecoder::load(device, &plans, (Box::new(table), shape), INTERFACE, sizes).unwrap();
     let here = Llama::load(&file("decoder.gguf"), sizes.positions, Arc::new(Pool::new(1))).unwrap();
     assert_eq!(there.shape(), here.shape());
@@ -241,6 +241,18 @@ fn a_whole_answer_is_that_of_the_cpus_engines() {
         let memory = |key: &str| found["receipt"]["memory"][key].as_f64().unwrap();
         assert!(memory("peak_bytes") <= 1.1 * memory("planned_bytes"));
     }
+    // What they hold of the device has its line in the plan.
+    let beside = |profile: &Path| {
+        let args = ["--profile", common::path(profile), "--model", common::path(&package), "--json", "plan"];
+        let lines = common::documents(&args)[0]["lines"].clone();
+        let line = |line: &&serde_json::Value| line["what"] == "encoder, projector and MLP on the device";
+        lines.as_array().unwrap().iter().find(line).map_or(0, |line| line["bytes"].as_u64().unwrap())
+    };
+    let weights: u64 =
+        ["encoder.plan", "projector.plan", "token-mlp.plan"].map(|plan| plans.join(plan).metadata().unwrap().len()).iter().sum();
+    let told = beside(&there);
+    assert!(told > weights && told < weights + (4 << 20), "{told} of {weights}");
+    assert_eq!(beside(&profile(folder.path(), ["onnx", "gguf"])), 0);
     // Engines that are there and damaged are an error, left to what is there too; one that is not there leaves it to the CPU, and why is said.
     let engine = plans.join("step.plan");
     let mut plan = std::fs::read(&engine).unwrap();

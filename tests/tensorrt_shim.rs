@@ -10,8 +10,8 @@ use uhr_edge::config::ImportanceRows;
 use uhr_edge::engine::decoder::Embed;
 use uhr_edge::engine::onnx::EncoderShape;
 use uhr_edge::engine::tensorrt::{
-    Bound, DecoderPlans, DecoderSizes, Device, Dtype, Identity, Libraries, Rows, SEAL, ShimError, ShimTable, TensorInfo, TensorrtDecoder,
-    TensorrtEncoder, sealed,
+    Bound, DecoderPlans, DecoderSizes, Device, Dtype, Identity, Libraries, Room, Rows, RowsOf, SEAL, ShimError, ShimTable, TensorInfo,
+    TensorrtDecoder, TensorrtEncoder, TensorrtProjector, sealed,
 };
 use uhr_edge::engine::{Decoder, DecoderError, DecoderShape, Segment, VisionEncoder};
 use uhr_edge::units::{Bytes, Px, Tokens};
@@ -200,8 +200,7 @@ fn a_run_that_comes_again_is_captured_and_launched_from_then_on() {
             "context.enqueueV3 s1".into(),
         ]
     };
-    let captured =
-        ["cuStreamBeginCapture s1 1", "context.enqueueV3 s1", "cuStreamEndCapture s1", "cuGraphInstantiate 0", "cuGraphDestroy"];
+    let captured = ["cuStreamBeginCapture s1 1", "context.enqueueV3 s1", "cuStreamEndCapture s1", "cuGraphInstantiate 0", "cuGraphDestroy"];
     let launched = ["cuGraphLaunch g4 s1"; 3];
     let before = [&captured[..], &launched, &["cuGraphExecDestroy g4"]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>();
     let wanted = [&set_up(4)[..], &before, &set_up(2)].concat();
@@ -222,7 +221,8 @@ fn a_capture_that_fails_leaves_runs_as_they_were() {
             bench.fail_at(number, with);
             let found = ask();
             let (log, failed) = (bench.log(), failed(&bench));
-            let capturing = ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate"].iter().any(|call| failed.starts_with(call));
+            let capturing =
+                ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate"].iter().any(|call| failed.starts_with(call));
             let captured = log.lines().skip_while(|line| !line.starts_with("cuStreamBegin")).nth(2) == Some("  fails");
             if with != 719 && (capturing || captured && failed.starts_with("context.enqueueV3")) {
                 // Plain runs, all of them, and no second try.
@@ -251,7 +251,9 @@ fn where_host_and_device_have_one_memory_nothing_is_copied() {
     bench.set("integrated", 1);
     assert_eq!(repeated(&table, &plan).unwrap(), repeated_rows());
     let log = bench.log();
-    for wanted in ["cuMemHostAlloc 16 2", "cuMemHostGetDevicePointer h2+0 0", "setTensorAddress features h2+0", "setTensorAddress rows h3+0"] {
+    for wanted in
+        ["cuMemHostAlloc 16 2", "cuMemHostGetDevicePointer h2+0 0", "setTensorAddress features h2+0", "setTensorAddress rows h3+0"]
+    {
         assert!(log.contains(wanted), "{wanted}: {log}");
     }
     assert!(!log.contains("cuMemcpy"), "{log}");
@@ -367,7 +369,9 @@ fn a_device_that_breaks_in_the_middle_is_lost() {
     let mut host = device.host::<u32>("ids", 4).unwrap();
     let ids = device.buffer::<u32>("ids", 4).unwrap();
     bench.set("break_job", 0);
+    bench.hold(true);
     stream.copy_in(&mut host, &ids, 4).unwrap();
+    bench.hold(false);
     assert!(matches!(host.wait(), Err(ShimError::Lost { .. })));
     // And so it stays, for everything but closing.
     let lost = |found: Option<ShimError>| assert!(matches!(found, Some(ShimError::Lost { .. })), "{found:?}");
@@ -614,13 +618,17 @@ fn decoder_plans(bench: &Bench) -> [Vec<u8>; 3] {
     [run("-1"), run("1"), anchor].map(|tensors| plan(bench, "sm=86 weights=256 workspace=0", &tensors))
 }
 
+fn decoder_plans_of([prefill, step, anchor]: [&Vec<u8>; 3]) -> DecoderPlans<'_> {
+    DecoderPlans { prefill: prefill.into(), step: step.into(), anchor: anchor.into() }
+}
+
 /// Importance of two rows, a prompt of three positions in runs of two, and a token; then everything is closed again.
 fn answer(table: &ShimTable, [prefill, step, anchor]: &[Vec<u8>; 3], mut mark: impl FnMut()) -> Result<Vec<f32>, DecoderError> {
     let on = |source| DecoderError::Device { doing: "open", source };
     let device = Device::open(table, 0).map_err(on)?;
     device.reserve(RESERVED).map_err(on)?;
     let sizes = DecoderSizes { positions: Tokens(300), chunk: Tokens(2), visual: Tokens(2) };
-    let mut decoder = TensorrtDecoder::load(&device, &DecoderPlans { prefill, step, anchor }, (Box::new(Table), SHAPE), 2, sizes)?;
+    let mut decoder = TensorrtDecoder::load(&device, &decoder_plans_of([prefill, step, anchor]), (Box::new(Table), SHAPE), 2, sizes)?;
     let mut kv = KvCache::new(SHAPE.layers, SHAPE.kv_width(), Tokens(300));
     let rows = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0].map(f16::from_f32);
     let mut scores = [0.0; 2];
@@ -634,6 +642,43 @@ fn answer(table: &ShimTable, [prefill, step, anchor]: &[Vec<u8>; 3], mut mark: i
     assert_eq!(kv.len(), Tokens(4));
     mark();
     Ok([&scores, decoder.logits()].concat())
+}
+
+#[test]
+fn what_is_added_up_is_what_is_taken() {
+    let Some(bench) = Bench::new() else { return };
+    let table = bench.load().unwrap();
+    let encoder = plan(&bench, "sm=86 weights=5000 workspace=3000", "in tiles 0 -1,3,4,4\nout features 1 -1,4,5\n");
+    let (project, plans) = (project(&bench), decoder_plans(&bench));
+    let [prefill, step, anchor] = &plans;
+    let shape = EncoderShape { tile: Px(4), patch: Px(2), feature_dim: 5 };
+    let sizes = DecoderSizes { positions: Tokens(300), chunk: Tokens(2), visual: Tokens(2) };
+    for shares in [0, 1] {
+        bench.reset();
+        bench.set("integrated", shares);
+        let device = Device::open(&table, 0).unwrap();
+        let add_up = || {
+            let mut room = Room::new(&device).unwrap();
+            [&encoder, &project, prefill, step, anchor].into_iter().for_each(|plan| room.engine(plan).unwrap());
+            TensorrtEncoder::buffers(&mut room, shape);
+            TensorrtProjector::buffers(&mut room, Tokens(8), [2, 3]);
+            TensorrtDecoder::buffers(&mut room, &SHAPE, sizes);
+            room
+        };
+        let reserved = add_up().reserve().unwrap();
+        let _encoder = TensorrtEncoder::load(&device, &encoder, shape).unwrap();
+        let _projector = TensorrtProjector::load(&device, (&project, RowsOf::Features), Tokens(8), [2, 3]).unwrap();
+        let load = || TensorrtDecoder::load(&device, &decoder_plans_of([prefill, step, anchor]), (Box::new(Table), SHAPE), 2, sizes);
+        let _decoder = load().unwrap();
+        assert_eq!(device.memory().unwrap(), (Bytes(0), reserved));
+        // One allocation, once all was closed again.
+        let log = bench.log();
+        let (_, after) = log.rsplit_once(&format!("cuMemAlloc {}\n", reserved.0)).unwrap();
+        assert!(!after.contains("cuMemAlloc"), "{log}");
+        let full = load().err().unwrap().to_string();
+        assert!(full.contains("device memory, ") && full.contains(&format!("free 0 bytes of {reserved}")), "{full}");
+    }
+    assert_eq!(bench.live(), 0);
 }
 
 #[test]

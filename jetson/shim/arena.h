@@ -21,23 +21,19 @@ public:
 
     explicit Arena(const Driver &driver) : driver_(driver) {}
 
-    // Only while nothing was taken.
+    // Once. What was taken before stays where it is.
     CuResult reserve(std::uint64_t bytes) {
         std::lock_guard<std::mutex> lock(mutex_);
         CuPointer start = 0;
         if (CuResult result = driver_.cuMemAlloc_v2(&start, bytes)) return result;
         start_ = start;
         total_ = bytes;
+        used_ = 0;
         free_[0] = bytes;
         return 0;
     }
 
     bool reserved() const { return start_ != 0; }
-
-    bool taken() {
-        std::lock_guard<std::mutex> lock(mutex_);
-        return !taken_.empty();
-    }
 
     // First fit, so the same requests get the same places.
     CuResult take(std::uint64_t wanted, CuPointer *place) {
@@ -69,11 +65,11 @@ public:
         if (found == taken_.end()) return 0;
         const std::uint64_t bytes = found->second;
         taken_.erase(found);
-        used_ -= bytes;
-        if (!reserved()) {
+        if (place < start_ || place - start_ >= total_) {
             driver_.cuMemFree_v2(place);
             return bytes;
         }
+        used_ -= bytes;
         auto hole = free_.emplace(place - start_, bytes).first;
         auto next = std::next(hole);
         if (next != free_.end() && hole->first + hole->second == next->first) {

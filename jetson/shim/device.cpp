@@ -192,7 +192,11 @@ uhr_status memory(uhr_handle handle, std::uint64_t *free, std::uint64_t *total) 
 
 uhr_status reserve(uhr_handle handle, std::uint64_t bytes) noexcept {
     return on(handle, [&](Device &device) -> uhr_status {
-        if (device.arena.reserved() || device.arena.taken() || bytes == 0) return device.say(UHR_ARGUMENT, "reserving memory: once, some, and first");
+        const bool first = [&] {
+            std::lock_guard<std::mutex> lock(device.mutex);
+            return device.buffers.empty() && device.engines.empty();
+        }();
+        if (device.arena.reserved() || !first || bytes == 0) return device.say(UHR_ARGUMENT, "reserving memory: once, some, and first");
         return device.judge("reserving memory", device.arena.reserve(bytes));
     });
 }

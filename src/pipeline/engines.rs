@@ -38,6 +38,8 @@ pub struct Engines {
     pub segmenter: Option<Box<dyn Segmenter>>,
     pub stop: Vec<u32>,
     pub pool: Arc<Pool>,
+    /// Of all but the decoder, what a device holds.
+    pub on_device: Bytes,
     /// Where engines were left to what is there: which it is, and what of TensorRT is missing.
     pub chosen: Option<String>,
 }
@@ -56,9 +58,12 @@ impl Engines {
         let pool = Arc::new(Pool::new(profile.engines.threads));
         let vision = &manifest.vision;
         let segmenter = if *method == Method::Segmenter { Some(segmenter(manifest)?) } else { None };
-        let Choice { vision: vision_kind, language, device, said: chosen } = Choice::new(profile, manifest)?;
+        let Choice { vision: vision_kind, language, mut device, said: chosen } = Choice::new(profile, manifest)?;
         let chunk = profile.engines.projection_chunk;
         let sizes = DecoderSizes { positions: planner::positions(profile, manifest), chunk, visual: vision.shape.tokens(0) };
+        if let Some(device) = &mut device {
+            device.reserve(manifest, [vision_kind, language].map(|kind| kind == EngineKind::Tensorrt), sizes)?;
+        }
         let on_device = |kind| if kind == EngineKind::Tensorrt { device.as_ref() } else { None };
         // The made-up device's engines are the scripted ones, where it has no others.
         let made_up = language == EngineKind::Scripted || on_device(language).is_some_and(OnDevice::scripted);
@@ -86,7 +91,7 @@ impl Engines {
             let (wanted, allowed) = (manifest.language.context, crate::units::Tokens::of(context));
             return Err(PlannerError::Context { wanted, allowed }.into());
         }
-        let shape = EncoderShape { tile: vision.shape.tile(), patch: vision.shape.patch(), feature_dim: vision.feature_dim };
+        let shape = EncoderShape::of(vision);
         let mut encoder: Box<dyn VisionEncoder> = match (vision_kind, on_device(vision_kind)) {
             (EngineKind::Scripted, _) => Box::new(ScriptedEncoder::new(shape)),
             (_, Some(device)) => Box::new(device.encoder(shape)?),
@@ -122,7 +127,10 @@ impl Engines {
         if let Some(mlp) = &mut selected_token_mlp {
             mlp.project(&vec![f16::ZERO; hidden], &mut vec![0.0; hidden])?;
         }
-        Ok(Self { encoder, projector, decoder, tokenizer, positions, selected_token_mlp, segmenter, stop, pool, chosen })
+        let beside = projector.bytes() + selected_token_mlp.as_ref().map_or(Bytes(0), |mlp| mlp.bytes());
+        let seen = if on_device(vision_kind).is_some() { encoder.bytes() } else { Bytes(0) };
+        let on_device = if device.is_some() { seen + beside } else { Bytes(0) };
+        Ok(Self { on_device, encoder, projector, decoder, tokenizer, positions, selected_token_mlp, segmenter, stop, pool, chosen })
     }
 
     /// What the networks cost, by their weights.
@@ -145,6 +153,7 @@ impl Engines {
             resident,
             measured: true,
             decoder: self.decoder.shape().clone(),
+            on_device: self.on_device,
             decoder_weights: self.decoder.weights(),
             decoder_workspace: self.decoder.workspace(),
             decoder_caches: self.decoder.caches(),

@@ -4,8 +4,8 @@ use crate::config::{EngineKind, Manifest, Profile, Shim};
 use crate::engine::decoder::Embeddings;
 use crate::engine::onnx::EncoderShape;
 use crate::engine::tensorrt::{
-    Built, BuiltError, DecoderPlans, DecoderSizes, Device, Graph, RECORD, RowsOf, TensorrtDecoder, TensorrtEncoder, TensorrtProjector,
-    built_in, fake, first_device, plans_folder,
+    Built, BuiltError, DecoderPlans, DecoderSizes, Device, Graph, Plan, RECORD, Room, RowsOf, TensorrtDecoder, TensorrtEncoder,
+    TensorrtProjector, WholePlan, built_in, fake, first_device, plans_folder,
 };
 use crate::engine::{DecoderShape, EngineError};
 use crate::pipeline::PipelineError;
@@ -17,6 +17,7 @@ pub struct OnDevice {
     device: Device,
     /// None: the made-up device's own, which are scripted.
     built: Option<Built>,
+    plans: Vec<(Graph, WholePlan)>,
 }
 
 impl OnDevice {
@@ -29,12 +30,12 @@ impl OnDevice {
         let (device, identity) = first_device(&profile.engines.shim)?;
         let folder = plans_folder(profile.engines.plans.as_deref()).map(|plans| built_in(&plans, &manifest.name, &identity));
         if made_up && !folder.as_ref().is_some_and(|folder| folder.join(RECORD).is_file()) {
-            return Ok(Self { device, built: None });
+            return Ok(Self { device, built: None, plans: Vec::new() });
         }
         let folder = folder.ok_or(BuiltError::NoPlace).map_err(EngineError::from)?;
         let built = Built::open(&folder, manifest, &identity).map_err(EngineError::from)?;
         built.serves(&planner::engine_limits(profile, manifest)?).map_err(EngineError::from)?;
-        Ok(Self { device, built: Some(built) })
+        Ok(Self { device, built: Some(built), plans: Vec::new() })
     }
 
     /// Whether its engines are scripted.
@@ -42,28 +43,61 @@ impl OnDevice {
         self.built.is_none()
     }
 
+    /// Takes all memory of the device that a profile's engines and their buffers will use, as one piece; `vision`, `language`: what is to be on it.
+    ///
+    /// # Errors
+    /// An engine that isn't as it was built, or doesn't open; less memory than that, with figures.
+    pub fn reserve(&mut self, manifest: &Manifest, [vision, language]: [bool; 2], sizes: DecoderSizes) -> Result<(), PipelineError> {
+        let Some(built) = &self.built else { return Ok(()) };
+        let shape = Embeddings::load(&manifest.language.decoder)?.1;
+        let encoder = EncoderShape::of(&manifest.vision);
+        let mut wanted = vec![Graph::Projector];
+        wanted.extend(Some(Graph::TokenMlp).filter(|graph| built.has(*graph)));
+        wanted.extend(Some(Graph::Encoder).filter(|_| vision));
+        wanted.extend([Graph::Prefill, Graph::Step, Graph::Anchor].into_iter().filter(|_| language));
+        let device = |source| EngineError::Device { engine: "tensorrt", source };
+        let mut room = Room::new(&self.device).map_err(device)?;
+        for graph in wanted {
+            let plan = built.plan(graph).map_err(EngineError::from)?;
+            room.engine(&plan).map_err(device)?;
+            self.plans.push((graph, plan));
+            match graph {
+                Graph::Encoder => TensorrtEncoder::buffers(&mut room, encoder),
+                Graph::Projector => TensorrtProjector::buffers(&mut room, sizes.chunk, [encoder.feature_dim, shape.hidden]),
+                Graph::TokenMlp => TensorrtProjector::buffers(&mut room, sizes.chunk, [shape.hidden; 2]),
+                _ => {}
+            }
+        }
+        if language {
+            TensorrtDecoder::buffers(&mut room, &shape, sizes);
+        }
+        room.reserve().map_err(device)?;
+        Ok(())
+    }
+
+    /// The plan of `graph`, which [`Self::reserve`] has read; none of scripted engines, and of what it wasn't told to.
+    fn plan(&self, graph: Graph) -> Option<Plan<'_>> {
+        self.plans.iter().find(|(own, _)| *own == graph).map(|(_, plan)| plan.into())
+    }
+
     pub fn encoder(&self, shape: EncoderShape) -> Result<TensorrtEncoder, EngineError> {
-        match &self.built {
-            Some(built) => TensorrtEncoder::load(&self.device, &built.plan(Graph::Encoder)?, shape),
+        match self.plan(Graph::Encoder) {
+            Some(plan) => TensorrtEncoder::load(&self.device, plan, shape),
             None => fake::encoder(&self.device, shape),
         }
     }
 
     pub fn projector(&self, chunk: Tokens, [feature_dim, hidden]: [usize; 2]) -> Result<TensorrtProjector, EngineError> {
-        match &self.built {
-            Some(built) => {
-                let plan = built.plan(Graph::Projector)?;
-                TensorrtProjector::load(&self.device, (&plan, RowsOf::Features), chunk, [feature_dim, hidden])
-            }
+        match self.plan(Graph::Projector) {
+            Some(plan) => TensorrtProjector::load(&self.device, (plan, RowsOf::Features), chunk, [feature_dim, hidden]),
             None => fake::projector(&self.device, chunk, feature_dim, hidden),
         }
     }
 
     /// The selected tokens' MLP; none of scripted engines.
     pub fn token_mlp(&self, chunk: Tokens, hidden: usize) -> Result<Option<TensorrtProjector>, EngineError> {
-        let Some(built) = &self.built else { return Ok(None) };
-        let plan = built.plan(Graph::TokenMlp)?;
-        TensorrtProjector::load(&self.device, (&plan, RowsOf::Tokens), chunk, [hidden; 2]).map(Some)
+        let plan = self.plan(Graph::TokenMlp);
+        plan.map(|plan| TensorrtProjector::load(&self.device, (plan, RowsOf::Tokens), chunk, [hidden; 2])).transpose()
     }
 
     /// `scripted`: shape and answer of a scripted one, asked for where it is one.
@@ -73,14 +107,13 @@ impl OnDevice {
         scripted: impl FnOnce() -> Result<(DecoderShape, (u32, u32)), PipelineError>,
         sizes: DecoderSizes,
     ) -> Result<TensorrtDecoder, PipelineError> {
-        let Some(built) = &self.built else {
+        let plans = [Graph::Prefill, Graph::Step, Graph::Anchor].map(|graph| self.plan(graph));
+        let [Some(prefill), Some(step), Some(anchor)] = plans else {
             let (shape, answer) = scripted()?;
             return Ok(fake::decoder(&self.device, shape, answer, sizes)?);
         };
         let (table, shape) = Embeddings::load(&manifest.language.decoder)?;
-        let plan = |graph| built.plan(graph).map_err(EngineError::from);
-        let [prefill, step, anchor] = [plan(Graph::Prefill)?, plan(Graph::Step)?, plan(Graph::Anchor)?];
-        let plans = DecoderPlans { prefill: &prefill, step: &step, anchor: &anchor };
+        let plans = DecoderPlans { prefill, step, anchor };
         let layer = manifest.language.interface_layer;
         Ok(TensorrtDecoder::load(&self.device, &plans, (Box::new(table), shape), layer, sizes)?)
     }

@@ -40,6 +40,8 @@ pub struct Loaded {
     pub decoder: DecoderShape,
     pub decoder_weights: Bytes,
     pub decoder_workspace: Bytes,
+    /// Encoder, projector and MLP on a device: weights, workspaces and buffers on both sides. 0 on the CPU, where they are resident.
+    pub on_device: Bytes,
     /// Keys and values stand in the process's own cache; else they are part of the decoder's workspace.
     pub decoder_caches: bool,
     /// Width and height of the segmenter's picture, where one was asked for.
@@ -146,9 +148,13 @@ pub fn memory_lines(profile: &Profile, model: &impl Model, method: &Method, load
     if method.maps() {
         lines.push(Line { what: "label map", bytes: label_map(profile, model, method, loaded) });
     }
+    if loaded.on_device > Bytes(0) {
+        lines.insert(1, Line { what: ON_DEVICE, bytes: loaded.on_device });
+    }
     MemoryMap { lines }
 }
 
+const ON_DEVICE: &str = "encoder, projector and MLP on the device";
 const RESIDENT: &str = "process, encoder, projector, tokenizer (measured at load)";
 const ASSUMED: &str = "process (assumed: 400 MiB), encoder, projector";
 

@@ -34,6 +34,7 @@ impl Loaded {
         Self {
             resident: ASSUMED_PROCESS + networks.encoder + networks.projector + networks.refine,
             measured: false,
+            on_device: Bytes(0),
             decoder_weights: networks.decoder(),
             decoder_workspace: Llama::workspace_of(&decoder, positions(profile, spec), profile.engines.threads),
             decoder_caches: true,

@@ -15,6 +15,7 @@ use half::slice::HalfFloatSliceExt;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::infer::Factoid as _;
 
+use crate::config::Vision;
 use crate::engine::{EngineError, Projector, VisionEncoder};
 use crate::kernels::Pool;
 use crate::units::{Bytes, Px, Tokens};
@@ -125,6 +126,12 @@ pub struct EncoderShape {
 }
 
 impl EncoderShape {
+    /// As a package has it.
+    #[must_use]
+    pub fn of(vision: &Vision) -> Self {
+        Self { tile: vision.shape.tile(), patch: vision.shape.patch(), feature_dim: vision.feature_dim }
+    }
+
     /// Tokens of a tile, P.
     #[must_use]
     pub fn tokens(self) -> usize {

@@ -11,7 +11,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -20,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Manifest, user_folder};
 use crate::engine::tensorrt::Identity;
 use crate::engine::tensorrt::graphs::{Graph, Limits};
-use crate::engine::tensorrt::plan::{PlanError, SEAL, sealed_by};
+use crate::engine::tensorrt::plan::{Plan, PlanError, SEAL, Whole, sealed_by};
 use crate::kernels::map_file;
 use crate::units::Bytes;
 
@@ -201,14 +200,12 @@ pub struct Built {
     record: Record,
 }
 
-/// A sealed plan, mapped: what [`crate::engine::tensorrt::Device::engine`] takes.
-pub struct SealedPlan(Mmap);
+/// A plan that was held to its seal and to its record, mapped.
+pub struct WholePlan(Mmap);
 
-impl Deref for SealedPlan {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.0
+impl<'a> From<&'a WholePlan> for Plan<'a> {
+    fn from(plan: &'a WholePlan) -> Self {
+        Self::Whole(Whole::of(&plan.0))
     }
 }
 
@@ -266,12 +263,6 @@ impl Built {
         lacks.map_or(Ok(()), |(what, wanted, found)| Err(BuiltError::Limits { path: path(), what, wanted, found }))
     }
 
-    /// The most that they were built for.
-    #[must_use]
-    pub fn limits(&self) -> &Limits {
-        &self.record.limits
-    }
-
     #[must_use]
     pub fn record(&self) -> &Record {
         &self.record
@@ -283,11 +274,11 @@ impl Built {
         self.record.graphs.contains_key(graph.name())
     }
 
-    /// The sealed plan of `graph`, read to its end: built for this device, whole, and the one that was recorded.
+    /// The plan of `graph`, read to its end: built for this device, whole, and the one that was recorded.
     ///
     /// # Errors
     /// None of it, or another than was built.
-    pub fn plan(&self, graph: Graph) -> Result<SealedPlan, BuiltError> {
+    pub fn plan(&self, graph: Graph) -> Result<WholePlan, BuiltError> {
         let none = || BuiltError::NoEngine { path: self.folder.join(RECORD), graph };
         let entry = self.record.graphs.get(graph.name()).ok_or_else(none)?;
         let path = self.folder.join(&entry.file);
@@ -296,13 +287,6 @@ impl Built {
         if found != entry.plan {
             return Err(BuiltError::Other { path, wanted: entry.plan.clone(), found });
         }
-        Ok(SealedPlan(plan))
-    }
-
-    /// What the engine's weights take on the device, by its plan's length: an estimate from above. Its workspace is known when it is loaded
-    /// ([`crate::engine::tensorrt::DeviceEngine::bytes`]). 0 where there is none.
-    #[must_use]
-    pub fn device_bytes(&self, graph: Graph) -> Bytes {
-        self.record.graphs.get(graph.name()).map_or(Bytes(0), |entry| entry.bytes)
+        Ok(WholePlan(plan))
     }
 }

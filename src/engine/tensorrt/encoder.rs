@@ -7,7 +7,7 @@ use half::f16;
 
 use crate::engine::onnx::EncoderShape;
 use crate::engine::tensorrt::shim::{Bound, Device, DeviceEngine, Dtype, Shared, ShimError, Stream, TensorInfo};
-use crate::engine::tensorrt::{id, names};
+use crate::engine::tensorrt::{Plan, Room, id, names};
 use crate::engine::{EngineError, VisionEncoder};
 use crate::kernels::Pool;
 use crate::units::Bytes;
@@ -33,10 +33,7 @@ struct Lane {
 
 impl Lane {
     fn new(device: &Device, shape: EncoderShape) -> Result<Self, ShimError> {
-        Ok(Self {
-            tile: device.shared("a tile", shape.values_in())?,
-            features: device.shared("a tile's features", shape.values_out())?,
-        })
+        Ok(Self { tile: device.shared("a tile", shape.values_in())?, features: device.shared("a tile's features", shape.values_out())? })
     }
 
     fn bytes(&self) -> Bytes {
@@ -69,7 +66,7 @@ impl TensorrtEncoder {
     ///
     /// # Errors
     /// A tensor that differs, by its name; out of memory, with figures; a lost device.
-    pub fn load(device: &Device, plan: &[u8], shape: EncoderShape) -> Result<Self, EngineError> {
+    pub fn load<'a>(device: &Device, plan: impl Into<Plan<'a>>, shape: EncoderShape) -> Result<Self, EngineError> {
         let load = || {
             let side = shape.tile.get();
             let tiles = TensorInfo::new(Dtype::F32, &[0, 3, side, side]);
@@ -79,6 +76,14 @@ impl TensorrtEncoder {
             Ok(Self { id: id(device), shape, engine, lanes, stream: device.stream()? })
         };
         load().map_err(|source| EngineError::Device { engine: ENGINE, source })
+    }
+
+    /// What [`Self::load`] takes of the device beside its engine.
+    pub fn buffers(room: &mut Room, shape: EncoderShape) {
+        for _ in 0..LANES {
+            room.shared::<f32>(shape.values_in());
+            room.shared::<f16>(shape.values_out());
+        }
     }
 
     fn encode_all(&mut self, tiles: &[f32], out: &mut [f16]) -> Result<(), ShimError> {

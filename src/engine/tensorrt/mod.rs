@@ -1,6 +1,6 @@
 //! Engines on a device: TensorRT behind a flat-C shim. Memory lives there, work completes later, and what goes wrong is an error with its figures.
 //!
-//! All memory is allocated at load, on both sides, so that it can't run out in flight. Each engine has a stream of its own and waits for its last
+//! All memory is allocated at load, on both sides, so that it can't run out in flight; the device's as one piece ([`Room`]). Each engine has a stream of its own and waits for its last
 //! copy before it returns.
 //!
 //! # Why
@@ -17,15 +17,17 @@ mod graphs;
 mod onnx_file;
 mod plan;
 mod projector;
+mod room;
 mod shim;
 
 pub use builder::{Builder, builds_for, told_version};
-pub use built::{Built, BuiltError, Entry, RECORD, Record, SealedPlan, built_in, of_package, plans_folder};
+pub use built::{Built, BuiltError, Entry, RECORD, Record, WholePlan, built_in, of_package, plans_folder};
 pub use decoder::{DecoderPlans, DecoderSizes, TensorrtDecoder};
 pub use encoder::TensorrtEncoder;
 pub use graphs::{Axis, Graph, GraphError, Input, Limits, Shapes, Tensor};
-pub use plan::{PlanError, SEAL, seal, sealed, sealed_by, told_digest};
+pub use plan::{Plan, PlanError, SEAL, seal, sealed, sealed_by, told_digest};
 pub use projector::{RowsOf, TensorrtProjector};
+pub use room::Room;
 pub use shim::{
     ABI_VERSION, Bound, Device, DeviceBuffer, DeviceEngine, Dtype, Element, HostBuffer, Identity, Libraries, Rows, Shared, ShimError,
     ShimTable, Stream, TensorInfo, Wanted,

@@ -29,6 +29,51 @@ pub enum PlanError {
     Digest { wanted: String, found: String },
 }
 
+/// A plan, and whether it was held to its seal already.
+#[derive(Clone, Copy, Debug)]
+pub enum Plan<'a> {
+    /// With its seal.
+    Sealed(&'a [u8]),
+    /// Without: it was built for the device at hand, and is whole.
+    Whole(Whole<'a>),
+}
+
+/// What [`Plan::Whole`] holds, made by this room only.
+#[derive(Clone, Copy, Debug)]
+pub struct Whole<'a>(&'a [u8]);
+
+impl<'a> Whole<'a> {
+    /// Of bytes that [`sealed_by`] found good.
+    pub(super) fn of(sealed: &'a [u8]) -> Self {
+        Self(sealed.get(SEAL..).unwrap_or_default())
+    }
+}
+
+impl<'a> Plan<'a> {
+    /// The plan's own bytes, for a device that is `identity`.
+    ///
+    /// # Errors
+    /// What of a sealed one is not as wanted.
+    pub fn bytes(self, identity: &Identity) -> Result<&'a [u8], PlanError> {
+        match self {
+            Self::Sealed(bytes) => unsealed(identity, bytes),
+            Self::Whole(Whole(bytes)) => Ok(bytes),
+        }
+    }
+}
+
+impl<'a> From<&'a [u8]> for Plan<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self::Sealed(bytes)
+    }
+}
+
+impl<'a> From<&'a Vec<u8>> for Plan<'a> {
+    fn from(bytes: &'a Vec<u8>) -> Self {
+        Self::Sealed(bytes)
+    }
+}
+
 /// What stands before `plan`, built for `identity`.
 #[must_use]
 pub fn seal(identity: &Identity, plan: &[u8]) -> [u8; SEAL] {

@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use half::f16;
 
 use crate::engine::tensorrt::shim::{Bound, Device, DeviceEngine, Dtype, Shared, ShimError, Stream, TensorInfo};
-use crate::engine::tensorrt::{id, names};
+use crate::engine::tensorrt::{Plan, Room, id, names};
 use crate::engine::{EngineError, Projector};
 use crate::units::{Bytes, Tokens};
 
@@ -47,9 +47,9 @@ impl TensorrtProjector {
     ///
     /// # Errors
     /// A tensor that differs, by its name; out of memory, with figures; a lost device.
-    pub fn load(
+    pub fn load<'a>(
         device: &Device,
-        (plan, of): (&[u8], RowsOf),
+        (plan, of): (impl Into<Plan<'a>>, RowsOf),
         chunk: Tokens,
         [feature_dim, hidden]: [usize; 2],
     ) -> Result<Self, EngineError> {
@@ -70,6 +70,12 @@ impl TensorrtProjector {
             })
         };
         load().map_err(|source| EngineError::Device { engine: ENGINE, source })
+    }
+
+    /// What [`Self::load`] takes of the device beside its engine.
+    pub fn buffers(room: &mut Room, chunk: Tokens, [feature_dim, hidden]: [usize; 2]) {
+        room.shared::<f16>(chunk.get() * feature_dim);
+        room.shared::<f32>(chunk.get() * hidden);
     }
 
     fn run(&mut self, features: &[f16], out: &mut [f32]) -> Result<(), ShimError> {

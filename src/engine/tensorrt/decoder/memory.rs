@@ -5,8 +5,8 @@ use std::ffi::CString;
 use half::f16;
 
 use crate::engine::DecoderShape;
-use crate::engine::tensorrt::DecoderSizes;
 use crate::engine::tensorrt::shim::{ALIGNMENT, Device, DeviceBuffer, Rows, Shared, ShimError};
+use crate::engine::tensorrt::{DecoderSizes, Room};
 use crate::units::{Bytes, Tokens};
 
 /// Caches are bound with a multiple of so many positions, as long as there are so many: shapes change seldom from step to step.
@@ -74,6 +74,16 @@ impl Memory {
             importance: device.shared("importance", visual)?,
             logits: device.shared("logits", shape.vocab)?,
         })
+    }
+
+    /// What [`Self::new`] takes of the device.
+    pub fn buffers(room: &mut Room, shape: &DecoderShape, sizes: DecoderSizes) {
+        let (chunk, visual) = (sizes.chunk.get(), sizes.visual.get());
+        room.buffer::<f16>(Blocks::new(shape, sizes.positions.get()).values());
+        room.buffer::<f16>(Blocks::new(shape, chunk).values());
+        room.shared::<f16>(chunk * shape.hidden);
+        [1, chunk, visual].into_iter().for_each(|len| room.shared::<u32>(len));
+        [visual, shape.vocab].into_iter().for_each(|len| room.shared::<f32>(len));
     }
 
     pub fn bytes(&self) -> Bytes {

@@ -20,17 +20,17 @@ use crate::arena::{Full, KvCache};
 use crate::config::ImportanceRows;
 use crate::engine::decoder::{Embed, finite, first_looking};
 use crate::engine::tensorrt::shim::{Bound, Device, DeviceEngine, Dtype, MAX_BINDINGS, ShimError, Stream, TensorInfo};
-use crate::engine::tensorrt::{id, names};
+use crate::engine::tensorrt::{Plan, Room, id, names};
 use crate::engine::{Decoder, DecoderError, DecoderShape, Segment};
 use crate::units::{Bytes, Tokens};
 use memory::{Memory, Names, bucket};
 
-/// Sealed plans.
+/// Plans of its engines.
 #[derive(Clone, Copy, Debug)]
 pub struct DecoderPlans<'a> {
-    pub prefill: &'a [u8],
-    pub step: &'a [u8],
-    pub anchor: &'a [u8],
+    pub prefill: Plan<'a>,
+    pub step: Plan<'a>,
+    pub anchor: Plan<'a>,
 }
 
 /// How much a decoder is to serve, none of it more than its engines were built for.
@@ -142,6 +142,11 @@ impl TensorrtDecoder {
             })
         };
         load().map_err(at("load"))
+    }
+
+    /// What [`Self::load`] takes of the device beside its engines.
+    pub fn buffers(room: &mut Room, shape: &DecoderShape, sizes: DecoderSizes) {
+        Memory::buffers(room, shape, sizes);
     }
 
     /// Copies a run's rows, which are those from `from` on in `segments`, and the number of positions before them in.

@@ -195,7 +195,7 @@ pub fn decoder(
     let kv_width = shape.kv_width();
     let run = |step| plan(Kernel::Run { hidden, kv_width, layers, vocab, stop, answer_len, step });
     let (prefill, step, anchor) = (run(false), run(true), plan(Kernel::Anchor { hidden, kv_width, layers }));
-    let plans = DecoderPlans { prefill: &prefill, step: &step, anchor: &anchor };
+    let plans = DecoderPlans { prefill: (&prefill).into(), step: (&step).into(), anchor: (&anchor).into() };
     TensorrtDecoder::load(device, &plans, (Box::new(Spelled), shape), layers, sizes)
 }
 

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-use crate::engine::tensorrt::plan::unsealed;
+use crate::engine::tensorrt::plan::Plan;
 use crate::engine::tensorrt::shim::memory::{Event, Mark};
 use crate::engine::tensorrt::shim::{
     ABI_VERSION, DeviceBuffer, Element, Handle, HostBuffer, Identity, MAX_DIMS, Shared, ShimError, ShimTable, Status, Stream, TensorInfo,
@@ -144,8 +144,17 @@ impl Device {
         let status = unsafe { (self.0.table.host_map)(self.0.handle, host.handle, &mut handle) };
         self.check("mapping host memory", status)?;
         let mapped = handle != 0;
-        let device = if mapped { DeviceBuffer { device: self.clone(), handle, what, len, values: PhantomData } } else { self.buffer(what, len)? };
+        let device =
+            if mapped { DeviceBuffer { device: self.clone(), handle, what, len, values: PhantomData } } else { self.buffer(what, len)? };
         Ok(Shared { device, host, mapped })
+    }
+
+    /// Whether [`Self::shared`] takes no memory of the device.
+    ///
+    /// # Errors
+    /// As [`Self::buffer`].
+    pub fn shares(&self) -> Result<bool, ShimError> {
+        Ok(self.shared::<u32>("one value", 1)?.device_bytes() == Bytes(0))
     }
 
     /// A queue of copies and runs, done in order.
@@ -160,12 +169,12 @@ impl Device {
         Ok(Stream { device: self.clone(), handle })
     }
 
-    /// An engine from its sealed `plan`, held to the tensors `wanted`.
+    /// An engine from its `plan`, held to the tensors `wanted`.
     ///
     /// # Errors
-    /// A plan for another TensorRT or GPU, or damaged; one that the library refuses, a tensor that differs by its name, out of memory, a lost device.
-    pub fn engine(&self, plan: &[u8], wanted: &[Wanted<'_>]) -> Result<DeviceEngine, ShimError> {
-        let plan = unsealed(&self.identity()?, plan)?;
+    /// A sealed plan for another TensorRT or GPU, or damaged; one that the library refuses, a tensor that differs by its name, out of memory, a lost device.
+    pub fn engine<'a>(&self, plan: impl Into<Plan<'a>>, wanted: &[Wanted<'_>]) -> Result<DeviceEngine, ShimError> {
+        let plan = plan.into().bytes(&self.identity()?)?;
         let mut handle = 0;
         // SAFETY: an open device, bytes that live through the call, and a place for the one handle written.
         let status = unsafe { (self.0.table.engine_open)(self.0.handle, plan.as_ptr(), plan.len() as u64, &mut handle) };
