@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use uhr_edge::imaging::{FrameSource, Limits, Reading};
 use uhr_edge::journal::{
-    Asked, Desk, DeskLimits, FileMark, Filter, FrameRef, Journal, JournalError, JournalLimits, Origin, Outcome, Progress, QuestionState,
+    Asked, Desk, DeskLimits, FileMark, Filter, FrameRef, FrameState, Journal, JournalError, JournalLimits, Origin, Outcome, Progress, QuestionState,
     Refused, Work,
 };
 use uhr_edge::units::{Bytes, FrameId, Millis, Px, QuestionId};
@@ -165,7 +165,7 @@ fn one_daemon_a_journal_and_no_other_programs_file() {
     std::fs::write(&text, "a text that is no database".repeat(100)).unwrap();
     for (path, message) in [
         (other, "another program's database"),
-        (newer, "wanted a journal of version 1, found version 99"),
+        (newer, "wanted a journal of version 2, found version 99"),
         (text, "file is not a database"),
     ] {
         for error in [Journal::open(&path, LIMITS).err().unwrap(), Journal::open_read(&path).err().unwrap()] {
@@ -173,6 +173,41 @@ fn one_daemon_a_journal_and_no_other_programs_file() {
         }
     }
     assert!(matches!(Journal::open_read(&around.folder.path().join("none")), Err(JournalError::Missing { .. })));
+}
+
+#[test]
+fn one_of_an_earlier_version_is_brought_up_with_all_that_it_holds() {
+    let around = Around::new();
+    let (desk, frame) = around.with_frame(8);
+    let question = desk.ask(about(frame, "why?")).unwrap();
+    drop(desk);
+    // What version 2 added.
+    let file = rusqlite::Connection::open(around.file()).unwrap();
+    file.execute_batch("ALTER TABLE frames DROP COLUMN begun; PRAGMA user_version = 1;").unwrap();
+    drop(file);
+    let old = Journal::open_read(&around.file()).err().unwrap().to_string();
+    assert!(old.contains("wanted a journal of version 2, found version 1"), "{old}");
+    let journal = around.journal();
+    assert_eq!(journal.questions(&Filter::default()).unwrap()[0].id, question);
+    assert_eq!(journal.frame(frame).unwrap().unwrap().begun, 0);
+}
+
+#[test]
+fn a_frame_counts_how_often_it_was_begun_until_it_comes_to_an_end() {
+    let around = Around::new();
+    let (desk, frame) = around.with_frame(8);
+    let journal = desk.journal();
+    let begun = || journal.frame(frame).unwrap().unwrap().begun;
+    for wanted in [1, 2, 3] {
+        journal.begin_frame(frame, 1).unwrap();
+        assert_eq!(begun(), wanted);
+    }
+    journal.begin_frame(frame, -1).unwrap();
+    assert_eq!(begun(), 2);
+    journal.frame_is(frame, FrameState::Ready, None, None).unwrap();
+    assert_eq!(begun(), 0);
+    journal.begin_frame(frame, -1).unwrap();
+    assert_eq!(begun(), 0);
 }
 
 #[test]

@@ -53,6 +53,32 @@ fn a_frame_is_ready_before_anybody_asks_and_questions_share_its_work() {
 }
 
 #[test]
+fn a_frame_that_ended_the_daemon_five_times_is_not_tried_again() {
+    let place = Place::new("");
+    let daemon = place.start();
+    for number in [1, 2] {
+        std::fs::write(place.frames().join(format!("{number}.jpg")), frame(number)).unwrap();
+        daemon.until("the frame is taken in", |status| status.frames.taken_in == u64::from(number));
+    }
+    assert_eq!(daemon.end(), 0);
+    let frames = || Journal::open_read(&place.journal()).unwrap().frames(10, None, None).unwrap();
+    let [second, first] = &frames()[..] else { panic!("two frames") };
+    // As five ends in the middle of it leave it, and four.
+    for (frame, begun) in [(second, 5), (first, 4)] {
+        let file = rusqlite::Connection::open(place.journal()).unwrap();
+        let sql = "UPDATE frames SET state = 'waiting', begun = ?2 WHERE id = ?1";
+        assert_eq!(file.execute(sql, rusqlite::params![frame.id.to_string(), begun]).unwrap(), 1);
+    }
+    let daemon = place.start();
+    let status = daemon.until("both came to an end", |status| status.frames.taken_in == 1 && status.frames.failed == 1);
+    assert_eq!(status.frames.in_slots, [first.id]);
+    assert_eq!(daemon.end(), 0);
+    let [second, first] = &frames()[..] else { panic!("two frames") };
+    assert_eq!((second.state, first.state, first.begun), (FrameState::Failed, FrameState::Ready, 0));
+    assert_eq!(second.reason.as_deref(), Some("the daemon ended 5 times while it took this frame in; it is not tried again"));
+}
+
+#[test]
 fn a_daemon_with_nothing_to_do_rests() {
     let place = Place::new("");
     let daemon = place.start();

@@ -11,7 +11,7 @@ use crate::journal::questions::id;
 use crate::journal::{FrameEntry, FrameState, Journal, JournalError};
 use crate::units::{Bytes, FrameId, FrameNumber, Millis, UnixMillis};
 
-const COLUMNS: &str = "number, id, sha256, path, w, h, bytes, seen_at, state, reason, ingest_ms, geotag";
+const COLUMNS: &str = "number, id, sha256, path, w, h, bytes, seen_at, state, reason, ingest_ms, geotag, begun";
 
 /// A file as it was looked at: the same mark, the same bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +79,7 @@ fn entry(path: &Path, row: &Row<'_>) -> Result<FrameEntry, JournalError> {
         in_slot: false,
         ingest_ms: row.get::<_, Option<f64>>(10).map_err(sqlite)?.map(Millis),
         geotag: geotag.and_then(|text| serde_json::from_str(&text).ok()),
+        begun: small(12)?,
     })
 }
 
@@ -129,7 +130,7 @@ impl Journal {
                     }
                     // What could not be taken in may be another's fault: a file that is new is tried.
                     if known.state == FrameState::Failed {
-                        let sql = "UPDATE frames SET state = ?2, reason = NULL WHERE number = ?1";
+                        let sql = "UPDATE frames SET state = ?2, reason = NULL, begun = 0 WHERE number = ?1";
                         let values = params![known.number.0.cast_signed(), word(FrameState::Waiting)];
                         transaction.execute(sql, values).map_err(&error)?;
                     }
@@ -204,12 +205,24 @@ impl Journal {
         rows.map_err(self.error("files"))?.collect::<Result<_, _>>().map_err(self.error("files"))
     }
 
+    /// Notes that a frame's taking in begins, so that one which ends the daemon each time is found out; or, −1, that it ended without a fault of its own.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn begin_frame(&self, frame: FrameId, times: i32) -> Result<(), JournalError> {
+        let connection = self.write();
+        let sql = "UPDATE frames SET begun = max(0, begun + ?2) WHERE id = ?1";
+        let mut statement = connection.prepare_cached(sql).map_err(self.error("frame"))?;
+        statement.execute(params![frame.to_string(), times]).map_err(self.error("frame"))?;
+        Ok(())
+    }
+
     /// Writes what became of a frame.
     ///
     /// # Errors
     /// A full disk, or what else SQLite says.
     pub fn frame_is(&self, frame: FrameId, state: FrameState, reason: Option<&str>, ingest: Option<Millis>) -> Result<(), JournalError> {
-        let sql = "UPDATE frames SET state = ?2, reason = ?3, ingest_ms = coalesce(?4, ingest_ms) WHERE id = ?1";
+        let sql = "UPDATE frames SET state = ?2, reason = ?3, ingest_ms = coalesce(?4, ingest_ms), begun = 0 WHERE id = ?1";
         let connection = self.write();
         let mut statement = connection.prepare_cached(sql).map_err(self.error("frame"))?;
         statement.execute(params![frame.to_string(), word(state), reason, ingest.map(|ms| ms.0)]).map_err(self.error("frame"))?;

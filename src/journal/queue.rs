@@ -261,6 +261,7 @@ mod tests {
             in_slot: false,
             ingest_ms: None,
             geotag: None,
+            begun: 0,
         };
         let mut backlog = Backlog::new(2);
         assert!(backlog.put(frame(2)).is_none() && backlog.put(frame(1)).is_none() && backlog.put(frame(2)).is_none());

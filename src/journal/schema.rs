@@ -7,13 +7,14 @@ use rusqlite::Connection;
 use crate::journal::JournalError;
 
 /// Of the tables below; a file says its own in `user_version`.
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 
 /// "uhrj": so that no other program's database is taken for a journal.
 const APPLICATION: i64 = 0x7568_726a;
 
 /// What makes version n + 1 of version n. Appended to, never changed.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
 CREATE TABLE frames (
   number INTEGER PRIMARY KEY AUTOINCREMENT,
   id TEXT NOT NULL UNIQUE,
@@ -63,7 +64,9 @@ CREATE TABLE looked (
   question INTEGER PRIMARY KEY REFERENCES questions ON DELETE CASCADE,
   layers BLOB NOT NULL
 ) STRICT;
-"];
+",
+    "ALTER TABLE frames ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;",
+];
 
 /// Gives an empty file the tables, and one of an earlier version what it lacks.
 pub fn prepare(connection: &mut Connection, path: &Path) -> Result<(), JournalError> {

@@ -174,6 +174,9 @@ pub struct FrameEntry {
     pub ingest_ms: Option<Millis>,
     /// As the receipt has it.
     pub geotag: Option<Value>,
+    /// How often it was begun to be taken in, without coming to an end.
+    #[serde(skip)]
+    pub begun: u32,
 }
 
 /// Which questions are listed, newest first.

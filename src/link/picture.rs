@@ -237,6 +237,7 @@ mod tests {
             in_slot: false,
             ingest_ms: None,
             geotag: None,
+            begun: 0,
         };
         let document = json!({ "receipt": { "evidence": [{ "frame": 0, "x": 100, "y": 200, "w": 400, "h": 300, "score": 1.0 }] } });
         let drawn = |frame: &FrameEntry, document: &Value, kind| draw(frame, document, kind, &limits, &Reading::default());

@@ -19,7 +19,7 @@ use crate::service::log::Log;
 use crate::service::refusal::Refusal;
 use crate::units::{Bytes, FrameId, Millis};
 
-/// A question that a run began so often, without coming to its end, is refused: it may be what ends the daemon.
+/// A question or a frame that a run began so often, without coming to its end, is refused: it may be what ends the daemon.
 const MOST_BEGUN: u32 = 5;
 
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -225,8 +225,16 @@ impl Worker {
         if self.held.has(entry.id, self.seed) {
             return false;
         }
+        if entry.begun >= MOST_BEGUN {
+            let reason = format!("the daemon ended {} times while it took this frame in; it is not tried again", entry.begun);
+            self.log.warning(&format!("frame {} not taken in: {reason}", entry.id));
+            self.desk.count(|counts| counts.failed += 1);
+            self.note(Note::Failed { frame: entry.id, reason });
+            return false;
+        }
         let mut lost = false;
         self.beat.begin("open");
+        self.note(Note::FrameBegun(entry.id, 1));
         self.pipeline.set_seed(self.seed);
         let file = FrameFile { id: entry.id, path: entry.path.clone(), sha256: entry.sha256.clone() };
         let begun = Instant::now();
@@ -243,7 +251,9 @@ impl Worker {
                 self.log.warning(&format!("frame {} not taken in: {}", entry.id, refusal.reason));
                 lost = refusal.is_lost();
                 // A file that isn't there may come back, and a frame that a device was lost over waits for the next run; one that can't be decoded stays as it is.
-                if !refusal.is_gone() && !lost {
+                if refusal.is_gone() || lost {
+                    self.note(Note::FrameBegun(entry.id, -1));
+                } else {
                     self.desk.count(|counts| counts.failed += 1);
                     self.note(Note::Failed { frame: entry.id, reason: refusal.reason });
                 }

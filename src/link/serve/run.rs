@@ -311,6 +311,7 @@ mod tests {
             in_slot: false,
             ingest_ms: None,
             geotag: None,
+            begun: 0,
         };
         assert_eq!(moment(&frame), (UnixMillis(1_800_000_000_000), Duration::from_millis(2_500)));
         // A file from the future, or one that is gone: what is known is when it was seen.
