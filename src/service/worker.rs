@@ -174,7 +174,7 @@ impl Worker {
                     self.take_in(number, source, &mut first, Some(work))?
                 };
                 paid += took;
-                self.held.put(&self.pipeline, HeldFrame { id, seed, whole, frame: frame.clone() });
+                self.hold(HeldFrame { id, seed, whole, frame: frame.clone() });
                 *place = Some(frame);
             }
             spent = Some(paid);
@@ -244,7 +244,7 @@ impl Worker {
         });
         match taken {
             Ok((frame, _)) => {
-                self.held.put(&self.pipeline, HeldFrame { id: entry.id, seed: self.seed, whole: true, frame });
+                self.hold(HeldFrame { id: entry.id, seed: self.seed, whole: true, frame });
                 self.log.info(&format!("frame {} taken in, {}, from {}", entry.id, Millis::from(begun.elapsed()), entry.path.display()));
             }
             Err(refusal) => {
@@ -262,6 +262,15 @@ impl Worker {
         self.held.sweep(&self.pipeline);
         self.desk.slots_hold(self.held.ids());
         lost
+    }
+
+    /// A frame that was taken in has its slot, which the status tells before it counts it.
+    fn hold(&mut self, frame: HeldFrame) {
+        let id = frame.id;
+        self.held.put(&self.pipeline, frame);
+        self.desk.slots_hold(self.held.ids());
+        self.desk.count(|counts| counts.taken_in += 1);
+        self.desk.taken_in(id);
     }
 
     /// Takes frame `number` of a plan in; `question`: that waits for it.
@@ -287,8 +296,6 @@ impl Worker {
         });
         self.held.sweep(&self.pipeline);
         let (frame, spent) = taken?;
-        self.desk.count(|counts| counts.taken_in += 1);
-        self.desk.taken_in(id);
         self.note(Note::Ready { frame: id, took: begun.elapsed().into() });
         Ok((frame, spent))
     }
