@@ -6,13 +6,13 @@ use std::sync::Arc;
 use half::f16;
 
 use crate::compress::Positions;
-use crate::compress::regions::Method;
+use crate::compress::regions::{Method, Partition, Rows, ViewFeatures};
 use crate::config::{EngineKind, Manifest, Profile};
 use crate::engine::decoder::Llama;
 use crate::engine::onnx::{EncoderShape, OnnxEncoder, OnnxProjector, OnnxSegmenter};
 use crate::engine::scripted::{ScriptedDecoder, ScriptedEncoder, ScriptedProjector};
-use crate::engine::tensorrt::DecoderSizes;
-use crate::engine::{Decoder, DecoderShape, Projector, Segmenter, Tokenizer, VisionEncoder};
+use crate::engine::tensorrt::{DecoderSizes, ShimError, TensorrtKmeans};
+use crate::engine::{Decoder, DecoderShape, EngineError, Projector, Segmenter, Tokenizer, VisionEncoder};
 use crate::kernels::Pool;
 use crate::pipeline::PipelineError;
 use crate::pipeline::on_device::{Choice, OnDevice};
@@ -36,9 +36,11 @@ pub struct Engines {
     pub selected_token_mlp: Option<Box<dyn Projector>>,
     /// Where regions are made by it.
     pub segmenter: Option<Box<dyn Segmenter>>,
+    /// k-means on the device, where it is done there; a pipeline takes it.
+    pub kmeans: Option<TensorrtKmeans>,
     pub stop: Vec<u32>,
     pub pool: Arc<Pool>,
-    /// Where engines were left to what is there: which it is, and what of TensorRT is missing.
+    /// Where engines were left to what is there: which it is, and what of TensorRT is missing. Why k-means isn't on the device that has engines for it.
     pub chosen: Option<String>,
 }
 
@@ -56,7 +58,7 @@ impl Engines {
         let pool = Arc::new(Pool::new(profile.engines.threads));
         let vision = &manifest.vision;
         let segmenter = if *method == Method::Segmenter { Some(segmenter(manifest)?) } else { None };
-        let Choice { vision: vision_kind, language, device, said: chosen } = Choice::new(profile, manifest)?;
+        let Choice { vision: vision_kind, language, device, said: mut chosen } = Choice::new(profile, manifest)?;
         let chunk = profile.engines.projection_chunk;
         let sizes = DecoderSizes { positions: planner::positions(profile, manifest), chunk, visual: vision.shape.tokens(0) };
         let on_device = |kind| if kind == EngineKind::Tensorrt { device.as_ref() } else { None };
@@ -112,6 +114,15 @@ impl Engines {
             }
             _ => None,
         };
+        let on = on_device(vision_kind).filter(|_| *method == Method::Kmeans);
+        let mut kmeans = match on.map_or(Ok(None), |device| device.kmeans(profile, manifest, hidden)) {
+            Err(error @ EngineError::Device { source: ShimError::OutOfMemory { .. } | ShimError::Shape { .. }, .. }) => {
+                let before = chosen.map_or_else(String::new, |chosen| format!("{chosen}; "));
+                chosen = Some(format!("{before}k-means on the CPU: {error}"));
+                None
+            }
+            found => found?,
+        };
         let tile = vision.shape.tile().get();
         let threads = profile.engines.threads;
         let tiles = vec![0.0; threads * 3 * tile * tile];
@@ -122,7 +133,11 @@ impl Engines {
         if let Some(mlp) = &mut selected_token_mlp {
             mlp.project(&vec![f16::ZERO; hidden], &mut vec![0.0; hidden])?;
         }
-        Ok(Self { encoder, projector, decoder, tokenizer, positions, selected_token_mlp, segmenter, stop, pool, chosen })
+        if let Some(kmeans) = &mut kmeans {
+            let dim = kmeans.dim();
+            kmeans.partition(&ViewFeatures::raster(Rows::F16(&vec![f16::ZERO; dim]), dim, 1), 1, &pool, &mut [0])?;
+        }
+        Ok(Self { encoder, projector, decoder, tokenizer, positions, selected_token_mlp, segmenter, kmeans, stop, pool, chosen })
     }
 
     /// What the networks cost, by their weights.
@@ -149,6 +164,7 @@ impl Engines {
             decoder_workspace: self.decoder.workspace(),
             decoder_caches: self.decoder.caches(),
             segmenter: self.segmenter.as_ref().map(|segmenter| segmenter.size()),
+            kmeans: self.kmeans.as_ref().map(TensorrtKmeans::bytes),
         }
     }
 }

@@ -1,15 +1,17 @@
 //! Engines on a device: which it is, and where they come from.
 
+use crate::compress::regions::{Method, kmeans};
 use crate::config::{EngineKind, Manifest, Profile, Shim};
 use crate::engine::decoder::Embeddings;
 use crate::engine::onnx::EncoderShape;
 use crate::engine::tensorrt::{
-    Built, BuiltError, DecoderPlans, DecoderSizes, Device, Graph, RECORD, RowsOf, TensorrtDecoder, TensorrtEncoder, TensorrtProjector,
-    built_in, fake, first_device, plans_folder,
+    Built, BuiltError, DecoderPlans, DecoderSizes, Device, Graph, RECORD, RowsOf, TensorrtDecoder, TensorrtEncoder, TensorrtKmeans,
+    TensorrtProjector, built_in, fake, first_device, plans_folder,
 };
 use crate::engine::{DecoderShape, EngineError};
+use crate::kernels::Isa;
 use crate::pipeline::PipelineError;
-use crate::planner;
+use crate::planner::{self, Workspaces};
 use crate::units::Tokens;
 
 /// The first GPU, and the package's engines for it.
@@ -64,6 +66,21 @@ impl OnDevice {
         let Some(built) = &self.built else { return Ok(None) };
         let plan = built.plan(Graph::TokenMlp)?;
         TensorrtProjector::load(&self.device, (&plan, RowsOf::Tokens), chunk, [hidden; 2]).map(Some)
+    }
+
+    /// k-means on it; none where it has no engines for that, or their graphs don't compute what the profile wants.
+    ///
+    /// # Errors
+    /// As [`TensorrtKmeans::load`]; engines that are there and damaged.
+    pub fn kmeans(&self, profile: &Profile, manifest: &Manifest, hidden: usize) -> Result<Option<TensorrtKmeans>, EngineError> {
+        let settings = kmeans::Settings::new(&profile.compression, &manifest.policy, Isa::detect());
+        let sizes = Workspaces::new(profile, manifest, &Method::Kmeans, hidden).partition;
+        let has = |built: &&Built| built.has(Graph::Kmeans) && built.has(Graph::Centres);
+        let Some(built) = self.built.as_ref().filter(has).filter(|_| TensorrtKmeans::computes(&settings, sizes.dim)) else {
+            return Ok(None);
+        };
+        let [kmeans, centres] = [built.plan(Graph::Kmeans)?, built.plan(Graph::Centres)?];
+        TensorrtKmeans::load(&self.device, [&kmeans, &centres], settings, sizes, built.limits().chunk).map(Some)
     }
 
     /// `scripted`: shape and answer of a scripted one, asked for where it is one.

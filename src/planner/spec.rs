@@ -39,6 +39,7 @@ impl Loaded {
             decoder_caches: true,
             decoder,
             segmenter: None,
+            kmeans: None,
         }
     }
 }
