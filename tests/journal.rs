@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::json;
 use uhr_edge::imaging::{FrameSource, Limits, Reading};
 use uhr_edge::journal::{
-    Asked, Desk, DeskLimits, FileMark, Filter, FrameRef, FrameState, Journal, JournalError, JournalLimits, Origin, Outcome, Progress, QuestionState,
-    Refused, Work,
+    Asked, Desk, DeskLimits, FileMark, Filter, FrameRef, FrameState, Journal, JournalError, JournalLimits, Origin, Outcome, Progress,
+    QuestionState, Refused, Work,
 };
 use uhr_edge::units::{Bytes, FrameId, Millis, Px, QuestionId};
 

@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::daemon::{Place, Small, frame, soon};
+use common::daemon::{Place, Small, frame, slowness, soon};
 use common::{Random, path};
 use serde_json::{Value, json};
 use uhr_edge::journal::{Filter, FrameState, Journal, Outcome, QuestionEntry, QuestionState, Status};
@@ -470,8 +470,9 @@ fn on_a_full_disk_new_questions_wait_and_everything_else_goes_on() {
         assert!(place.answer(&format!("q{number}"))["answer"]["text"].is_string());
     }
     // The status is published now and then, the counts a moment after the answers.
-    let status = daemon.until("it has recovered", |status| status.journal.full.is_none() && status.questions.accepted == 41);
-    assert_eq!(status.questions.answered, 41);
+    daemon.until("it has recovered", |status| {
+        status.journal.full.is_none() && (status.questions.accepted, status.questions.answered) == (41, 41)
+    });
     assert_eq!(daemon.end(), 0);
 }
 
@@ -566,7 +567,7 @@ fn killed_at_any_moment_it_loses_nothing_and_answers_nothing_twice() {
         let (log, mut address) = (place.log().len(), None);
         let mut child = place.command_on("127.0.0.1:0").spawn().unwrap();
         // Before it is ready, as it gets ready, or under load.
-        let until = Instant::now() + Duration::from_millis(200 + random.below(2_500) as u64);
+        let until = Instant::now() + Duration::from_millis(200 + random.below(2_500) as u64) * slowness();
         while Instant::now() < until {
             if asked < kill * 30 {
                 place.ask(&format!("q{asked}"), &json!({"text": format!("why {asked}?")}));

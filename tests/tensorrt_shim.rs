@@ -6,14 +6,16 @@ mod shim;
 use half::f16;
 use shim::Bench;
 use uhr_edge::arena::KvCache;
-use uhr_edge::config::ImportanceRows;
+use uhr_edge::compress::regions::{Sizes, kmeans};
+use uhr_edge::config::{ImportanceRows, Policy, Profile};
 use uhr_edge::engine::decoder::Embed;
 use uhr_edge::engine::onnx::EncoderShape;
 use uhr_edge::engine::tensorrt::{
     Bound, DecoderPlans, DecoderSizes, Device, Dtype, Identity, Libraries, Room, Rows, RowsOf, SEAL, ShimError, ShimTable, TensorInfo,
-    TensorrtDecoder, TensorrtEncoder, TensorrtProjector, sealed,
+    TensorrtDecoder, TensorrtEncoder, TensorrtKmeans, TensorrtProjector, sealed,
 };
 use uhr_edge::engine::{Decoder, DecoderError, DecoderShape, Segment, VisionEncoder};
+use uhr_edge::kernels::Isa;
 use uhr_edge::units::{Bytes, Px, Tokens};
 
 /// What all memory is taken from.
@@ -650,6 +652,13 @@ fn what_is_added_up_is_what_is_taken() {
     let table = bench.load().unwrap();
     let encoder = plan(&bench, "sm=86 weights=5000 workspace=3000", "in tiles 0 -1,3,4,4\nout features 1 -1,4,5\n");
     let (project, plans) = (project(&bench), decoder_plans(&bench));
+    let head = "sm=86 weights=300 workspace=100";
+    let places = "in features 1 -1,2\nin coordinates 0 -1,2\nin labels_before 3 -1\nin centres 0 -1,4\nin sums_before 0 -1,4\nin counts_before 0 -1\n";
+    let kmeans = plan(&bench, head, &format!("{places}out labels 3 -1\nout sums 0 -1,4\nout counts 0 -1\nout changed 0 1\n"));
+    let centres = "in sums 0 -1,4\nin counts 0 -1\nin centres 0 -1,4\nout next_centres 0 -1,4\nout moved 0 1\n";
+    let centres = plan(&bench, head, centres);
+    let settings = kmeans::Settings::new(&Profile::load("host").unwrap().compression, &Policy::paper(), Isa::detect());
+    let parts = Sizes { tokens: 50, dim: 2, clusters: 7 };
     let [prefill, step, anchor] = &plans;
     let shape = EncoderShape { tile: Px(4), patch: Px(2), feature_dim: 5 };
     let sizes = DecoderSizes { positions: Tokens(300), chunk: Tokens(2), visual: Tokens(2) };
@@ -659,10 +668,11 @@ fn what_is_added_up_is_what_is_taken() {
         let device = Device::open(&table, 0).unwrap();
         let add_up = || {
             let mut room = Room::new(&device).unwrap();
-            [&encoder, &project, prefill, step, anchor].into_iter().for_each(|plan| room.engine(plan).unwrap());
+            [&encoder, &project, prefill, step, anchor, &kmeans, &centres].into_iter().for_each(|plan| room.engine(plan).unwrap());
             TensorrtEncoder::buffers(&mut room, shape);
             TensorrtProjector::buffers(&mut room, Tokens(8), [2, 3]);
             TensorrtDecoder::buffers(&mut room, &SHAPE, sizes);
+            TensorrtKmeans::buffers(&mut room, parts, Tokens(8));
             room
         };
         let reserved = add_up().reserve().unwrap();
@@ -670,6 +680,7 @@ fn what_is_added_up_is_what_is_taken() {
         let _projector = TensorrtProjector::load(&device, (&project, RowsOf::Features), Tokens(8), [2, 3]).unwrap();
         let load = || TensorrtDecoder::load(&device, &decoder_plans_of([prefill, step, anchor]), (Box::new(Table), SHAPE), 2, sizes);
         let _decoder = load().unwrap();
+        let _kmeans = TensorrtKmeans::load(&device, [&kmeans, &centres], settings, parts, Tokens(8)).unwrap();
         assert_eq!(device.memory().unwrap(), (Bytes(0), reserved));
         // One allocation, once all was closed again.
         let log = bench.log();

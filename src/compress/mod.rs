@@ -41,6 +41,9 @@ pub enum CompressError {
     NoClusters,
     #[error("label {found} of token {token}: wanted one below {regions}")]
     Label { token: u32, found: u32, regions: usize },
+    /// `lost`: it answers no more.
+    #[error("{engine}: {reason}")]
+    Device { engine: &'static str, reason: String, lost: bool },
 }
 
 /// Clusters of a view under `budget`.

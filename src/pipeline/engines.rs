@@ -6,13 +6,13 @@ use std::sync::Arc;
 use half::f16;
 
 use crate::compress::Positions;
-use crate::compress::regions::Method;
+use crate::compress::regions::{Method, Partition, Rows, ViewFeatures};
 use crate::config::{EngineKind, Manifest, Profile};
 use crate::engine::decoder::Llama;
 use crate::engine::onnx::{EncoderShape, OnnxEncoder, OnnxProjector, OnnxSegmenter};
 use crate::engine::scripted::{ScriptedDecoder, ScriptedEncoder, ScriptedProjector};
-use crate::engine::tensorrt::DecoderSizes;
-use crate::engine::{Decoder, DecoderShape, Projector, Segmenter, Tokenizer, VisionEncoder};
+use crate::engine::tensorrt::{DecoderSizes, ShimError, TensorrtKmeans};
+use crate::engine::{Decoder, DecoderShape, EngineError, Projector, Segmenter, Tokenizer, VisionEncoder};
 use crate::kernels::Pool;
 use crate::pipeline::PipelineError;
 use crate::pipeline::on_device::{Choice, OnDevice};
@@ -36,11 +36,13 @@ pub struct Engines {
     pub selected_token_mlp: Option<Box<dyn Projector>>,
     /// Where regions are made by it.
     pub segmenter: Option<Box<dyn Segmenter>>,
+    /// k-means on the device, where it is done there; a pipeline takes it.
+    pub kmeans: Option<TensorrtKmeans>,
     pub stop: Vec<u32>,
     pub pool: Arc<Pool>,
     /// Of all but the decoder, what a device holds.
     pub on_device: Bytes,
-    /// Where engines were left to what is there: which it is, and what of TensorRT is missing.
+    /// Where engines were left to what is there: which it is, and what of TensorRT is missing. Why k-means isn't on the device that has engines for it.
     pub chosen: Option<String>,
 }
 
@@ -58,11 +60,11 @@ impl Engines {
         let pool = Arc::new(Pool::new(profile.engines.threads));
         let vision = &manifest.vision;
         let segmenter = if *method == Method::Segmenter { Some(segmenter(manifest)?) } else { None };
-        let Choice { vision: vision_kind, language, mut device, said: chosen } = Choice::new(profile, manifest)?;
+        let Choice { vision: vision_kind, language, mut device, said: mut chosen } = Choice::new(profile, manifest)?;
         let chunk = profile.engines.projection_chunk;
         let sizes = DecoderSizes { positions: planner::positions(profile, manifest), chunk, visual: vision.shape.tokens(0) };
         if let Some(device) = &mut device {
-            device.reserve(manifest, [vision_kind, language].map(|kind| kind == EngineKind::Tensorrt), sizes)?;
+            device.reserve((profile, manifest, method), [vision_kind, language].map(|kind| kind == EngineKind::Tensorrt), sizes)?;
         }
         let on_device = |kind| if kind == EngineKind::Tensorrt { device.as_ref() } else { None };
         // The made-up device's engines are the scripted ones, where it has no others.
@@ -117,6 +119,19 @@ impl Engines {
             }
             _ => None,
         };
+        let on = on_device(vision_kind).filter(|_| *method == Method::Kmeans);
+        let mut without = on.and_then(|device| device.without_kmeans().map(str::to_owned));
+        let mut kmeans = match on.map_or(Ok(None), |device| device.kmeans(profile, manifest, hidden)) {
+            Err(error @ EngineError::Device { source: ShimError::Shape { .. }, .. }) => {
+                without = Some(error.to_string());
+                None
+            }
+            found => found?,
+        };
+        if let Some(why) = without {
+            let before = chosen.map_or_else(String::new, |chosen| format!("{chosen}; "));
+            chosen = Some(format!("{before}k-means on the CPU: {why}"));
+        }
         let tile = vision.shape.tile().get();
         let threads = profile.engines.threads;
         let tiles = vec![0.0; threads * 3 * tile * tile];
@@ -127,10 +142,14 @@ impl Engines {
         if let Some(mlp) = &mut selected_token_mlp {
             mlp.project(&vec![f16::ZERO; hidden], &mut vec![0.0; hidden])?;
         }
+        if let Some(kmeans) = &mut kmeans {
+            let dim = kmeans.dim();
+            kmeans.partition(&ViewFeatures::raster(Rows::F16(&vec![f16::ZERO; dim]), dim, 1), 1, &pool, &mut [0])?;
+        }
         let beside = projector.bytes() + selected_token_mlp.as_ref().map_or(Bytes(0), |mlp| mlp.bytes());
         let seen = if on_device(vision_kind).is_some() { encoder.bytes() } else { Bytes(0) };
         let on_device = if device.is_some() { seen + beside } else { Bytes(0) };
-        Ok(Self { on_device, encoder, projector, decoder, tokenizer, positions, selected_token_mlp, segmenter, stop, pool, chosen })
+        Ok(Self { on_device, encoder, projector, decoder, tokenizer, positions, selected_token_mlp, segmenter, kmeans, stop, pool, chosen })
     }
 
     /// What the networks cost, by their weights.
@@ -158,6 +177,7 @@ impl Engines {
             decoder_workspace: self.decoder.workspace(),
             decoder_caches: self.decoder.caches(),
             segmenter: self.segmenter.as_ref().map(|segmenter| segmenter.size()),
+            kmeans: self.kmeans.as_ref().map(TensorrtKmeans::bytes),
         }
     }
 }

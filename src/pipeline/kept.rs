@@ -1,10 +1,8 @@
 //! Frames that stay in their slots from question to question, and settings that may change between two of them.
 
-use crate::compress::regions::Method;
 use crate::config::{LadderStep, Thermal};
-use crate::kernels::Isa;
 use crate::pipeline::{Frame, Pipeline};
-use crate::planner::{MAX_FRAMES, Workspaces};
+use crate::planner::MAX_FRAMES;
 
 /// How a question saw a frame as a whole: importance over the anchor's grid, the highest of it 255.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,20 +31,8 @@ impl Pipeline {
 
     /// Clusters with `seed` from now on. Frames that are in their slots keep the regions they have.
     pub fn set_seed(&mut self, seed: u64) {
-        if self.profile.compression.seed == seed {
-            return;
-        }
         self.profile.compression.seed = seed;
-        // The others have nothing that is drawn.
-        let method = match self.partition.id() {
-            "kmeans" => Method::Kmeans,
-            "birch" => Method::Birch,
-            _ => return,
-        };
-        let sizes = Workspaces::new(&self.profile, &self.manifest, &method, self.engines.decoder.shape().hidden).partition;
-        // The old workspace goes before the new one comes.
-        self.partition = Method::Superpixels.make(&self.profile.compression, &self.manifest.policy, Isa::detect(), Default::default());
-        self.partition = method.make(&self.profile.compression, &self.manifest.policy, Isa::detect(), sizes);
+        self.partition.reseed(seed);
     }
 
     /// Takes over what needs no memory: the ladder, heat, and the budget of questions that name none.

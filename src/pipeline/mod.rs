@@ -54,6 +54,7 @@ impl PipelineError {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         let source = match self {
+            Self::Compress(CompressError::Device { lost, .. }) => return *lost,
             Self::Engine(EngineError::Device { source, .. } | EngineError::Decoder(DecoderError::Device { source, .. })) => source,
             _ => return false,
         };
@@ -173,6 +174,7 @@ impl Pipeline {
         resident: Bytes,
     ) -> Result<Self, PipelineError> {
         let loaded = engines.loaded(resident);
+        let there = engines.kmeans.take();
         let map = planner::memory_map(&profile, &manifest, method, &loaded)?;
         let shape = manifest.vision.shape.clone();
         let (dim, hidden) = (manifest.vision.feature_dim, loaded.decoder.hidden);
@@ -205,7 +207,10 @@ impl Pipeline {
             pyramid: Pyramid::new(&shape, profile.frame.max_side, isa),
             tiles: vec![0.0; threads * 3 * tile * tile],
             tile_features: vec![f16::ZERO; threads * tile_tokens * dim],
-            partition: method.make(&profile.compression, &manifest.policy, isa, work.partition),
+            partition: match there {
+                Some(there) => Box::new(there),
+                None => method.make(&profile.compression, &manifest.policy, isa, work.partition),
+            },
             maps: Maps::new(&profile, &manifest, method, loaded.segmenter),
             selecting: SelectWork::new(work.tokens, work.regions, work.budget),
             merging: MergeWork::new(chunk, hidden),

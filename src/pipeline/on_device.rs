@@ -1,15 +1,17 @@
 //! Engines on a device: which it is, and where they come from.
 
+use crate::compress::regions::{Method, Sizes, kmeans};
 use crate::config::{EngineKind, Manifest, Profile, Shim};
 use crate::engine::decoder::Embeddings;
 use crate::engine::onnx::EncoderShape;
 use crate::engine::tensorrt::{
-    Built, BuiltError, DecoderPlans, DecoderSizes, Device, Graph, Plan, RECORD, Room, RowsOf, TensorrtDecoder, TensorrtEncoder,
-    TensorrtProjector, WholePlan, built_in, fake, first_device, plans_folder,
+    Built, BuiltError, DecoderPlans, DecoderSizes, Device, Graph, Plan, RECORD, Room, RowsOf, ShimError, TensorrtDecoder, TensorrtEncoder,
+    TensorrtKmeans, TensorrtProjector, WholePlan, built_in, fake, first_device, plans_folder,
 };
 use crate::engine::{DecoderShape, EngineError};
+use crate::kernels::Isa;
 use crate::pipeline::PipelineError;
-use crate::planner;
+use crate::planner::{self, Workspaces};
 use crate::units::Tokens;
 
 /// The first GPU, and the package's engines for it.
@@ -18,6 +20,8 @@ pub struct OnDevice {
     /// None: the made-up device's own, which are scripted.
     built: Option<Built>,
     plans: Vec<(Graph, WholePlan)>,
+    /// Why k-means isn't on it, though it has engines for that.
+    without: Option<String>,
 }
 
 impl OnDevice {
@@ -30,12 +34,12 @@ impl OnDevice {
         let (device, identity) = first_device(&profile.engines.shim)?;
         let folder = plans_folder(profile.engines.plans.as_deref()).map(|plans| built_in(&plans, &manifest.name, &identity));
         if made_up && !folder.as_ref().is_some_and(|folder| folder.join(RECORD).is_file()) {
-            return Ok(Self { device, built: None, plans: Vec::new() });
+            return Ok(Self { device, built: None, plans: Vec::new(), without: None });
         }
         let folder = folder.ok_or(BuiltError::NoPlace).map_err(EngineError::from)?;
         let built = Built::open(&folder, manifest, &identity).map_err(EngineError::from)?;
         built.serves(&planner::engine_limits(profile, manifest)?).map_err(EngineError::from)?;
-        Ok(Self { device, built: Some(built), plans: Vec::new() })
+        Ok(Self { device, built: Some(built), plans: Vec::new(), without: None })
     }
 
     /// Whether its engines are scripted.
@@ -43,11 +47,17 @@ impl OnDevice {
         self.built.is_none()
     }
 
-    /// Takes all memory of the device that a profile's engines and their buffers will use, as one piece; `vision`, `language`: what is to be on it.
+    /// Takes all memory of the device that a profile's engines and their buffers will use, as one piece; `vision`, `language`: what is to be on it. Regions by
+    /// k-means are made there too, where there are engines that do and room for them.
     ///
     /// # Errors
     /// An engine that isn't as it was built, or doesn't open; less memory than that, with figures.
-    pub fn reserve(&mut self, manifest: &Manifest, [vision, language]: [bool; 2], sizes: DecoderSizes) -> Result<(), PipelineError> {
+    pub fn reserve(
+        &mut self,
+        (profile, manifest, method): (&Profile, &Manifest, &Method),
+        [vision, language]: [bool; 2],
+        sizes: DecoderSizes,
+    ) -> Result<(), PipelineError> {
         let Some(built) = &self.built else { return Ok(()) };
         let shape = Embeddings::load(&manifest.language.decoder)?.1;
         let encoder = EncoderShape::of(&manifest.vision);
@@ -71,8 +81,34 @@ impl OnDevice {
         if language {
             TensorrtDecoder::buffers(&mut room, &shape, sizes);
         }
-        room.reserve().map_err(device)?;
+        let (settings, parts) = kmeans_of(profile, manifest, shape.hidden);
+        let graphs = [Graph::Kmeans, Graph::Centres];
+        let there = graphs.iter().all(|graph| built.has(*graph)) && TensorrtKmeans::computes(&settings, parts.dim);
+        if !vision || *method != Method::Kmeans || !there {
+            room.reserve().map_err(device)?;
+            return Ok(());
+        }
+        let mut with = room.clone();
+        let mut plans = Vec::new();
+        for graph in graphs {
+            plans.push((graph, built.plan(graph).map_err(EngineError::from)?));
+        }
+        TensorrtKmeans::buffers(&mut with, parts, built.record().limits.chunk);
+        let taken = plans.iter().try_for_each(|(_, plan)| with.engine(plan)).and_then(|()| with.reserve());
+        match taken {
+            Ok(_) => self.plans.extend(plans),
+            Err(error @ ShimError::OutOfMemory { .. }) => {
+                self.without = Some(error.to_string());
+                room.reserve().map_err(device)?;
+            }
+            Err(error) => return Err(device(error).into()),
+        }
         Ok(())
+    }
+
+    /// Why k-means isn't on it, though it has engines for that.
+    pub fn without_kmeans(&self) -> Option<&str> {
+        self.without.as_deref()
     }
 
     /// The plan of `graph`, which [`Self::reserve`] has read; none of scripted engines, and of what it wasn't told to.
@@ -100,6 +136,17 @@ impl OnDevice {
         plan.map(|plan| TensorrtProjector::load(&self.device, (plan, RowsOf::Tokens), chunk, [hidden; 2])).transpose()
     }
 
+    /// k-means on it; none where it has no engines for that, or their graphs don't compute what the profile wants.
+    ///
+    /// # Errors
+    /// As [`TensorrtKmeans::load`]; engines that are there and damaged.
+    pub fn kmeans(&self, profile: &Profile, manifest: &Manifest, hidden: usize) -> Result<Option<TensorrtKmeans>, EngineError> {
+        let (settings, sizes) = kmeans_of(profile, manifest, hidden);
+        let plans = [Graph::Kmeans, Graph::Centres].map(|graph| self.plan(graph));
+        let ([Some(kmeans), Some(centres)], Some(built)) = (plans, &self.built) else { return Ok(None) };
+        TensorrtKmeans::load(&self.device, [kmeans, centres], settings, sizes, built.record().limits.chunk).map(Some)
+    }
+
     /// `scripted`: shape and answer of a scripted one, asked for where it is one.
     pub fn decoder(
         &self,
@@ -117,6 +164,12 @@ impl OnDevice {
         let layer = manifest.language.interface_layer;
         Ok(TensorrtDecoder::load(&self.device, &plans, (Box::new(table), shape), layer, sizes)?)
     }
+}
+
+/// What k-means is to do, and the largest view that it is for.
+fn kmeans_of(profile: &Profile, manifest: &Manifest, hidden: usize) -> (kmeans::Settings, Sizes) {
+    let settings = kmeans::Settings::new(&profile.compression, &manifest.policy, Isa::detect());
+    (settings, Workspaces::new(profile, manifest, &Method::Kmeans, hidden).partition)
 }
 
 /// Where a profile's engines run.

@@ -46,6 +46,8 @@ pub struct Loaded {
     pub decoder_caches: bool,
     /// Width and height of the segmenter's picture, where one was asked for.
     pub segmenter: Option<(Px, Px)>,
+    /// Of k-means on a device, on both sides.
+    pub kmeans: Option<Bytes>,
 }
 
 /// Positions that the KV cache holds: the anchor pass or the largest answer pass.
@@ -129,7 +131,7 @@ pub fn memory_lines(profile: &Profile, model: &impl Model, method: &Method, load
         Line { what: "pyramid strips and filters", bytes: strips },
         Line { what: "picture decoder", bytes: decoder_bytes(profile.frame.max_side) },
         Line { what: "tiles in and out", bytes: tile_bytes(profile, model) },
-        Line { what: "regions", bytes: method.bytes(&profile.compression, work.partition) },
+        Line { what: "regions", bytes: loaded.kmeans.unwrap_or_else(|| method.bytes(&profile.compression, work.partition)) },
         Line {
             what: "selection",
             bytes: SelectWork::bytes(work.tokens, work.regions, work.budget)

@@ -40,6 +40,7 @@ impl Loaded {
             decoder_caches: true,
             decoder,
             segmenter: None,
+            kmeans: None,
         }
     }
 }

@@ -17,9 +17,14 @@ pub fn profile(folder: &Path, more: &str) -> PathBuf {
     path
 }
 
-/// How long something that must come is waited for, so that a test which hangs ends; longer under an emulator, by the factor `UHR_PATIENCE`.
+/// How many times as long as on a machine of its own things take: `UHR_PATIENCE`, set for an emulator.
+pub fn slowness() -> u32 {
+    std::env::var("UHR_PATIENCE").map_or(1, |factor| factor.parse().expect("UHR_PATIENCE is a whole number"))
+}
+
+/// How long something that must come is waited for, so that a test which hangs ends.
 pub fn patience() -> Duration {
-    Duration::from_secs(90) * std::env::var("UHR_PATIENCE").map_or(1, |factor| factor.parse().expect("UHR_PATIENCE is a whole number"))
+    Duration::from_secs(90) * slowness()
 }
 
 /// Within a time that no machine is too busy for.

@@ -2,7 +2,7 @@
 
     target/peers/bin/python tools/vectors/tensorrt_graphs.py tests/vectors/tensorrt_graphs
 
-What `export.py --weights f16` writes, but for the shared file of weights and the compression's graphs. The same files from the same versions of NumPy and onnx.
+What `export.py --weights f16` writes, but for the shared file of weights and the graph `merge`. The same files from the same versions of NumPy and onnx.
 """
 
 import shutil
@@ -14,6 +14,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools/export"))
+import cluster
 import decoder
 import drawn
 import export
@@ -46,6 +47,9 @@ def main():
         "prefill": decoder.run(checkpoint.decoder, None, 16, half),
         "step": decoder.run(checkpoint.decoder, None, 16, half, rows=1),
         "anchor": decoder.anchor(checkpoint.decoder, INTERFACE, None, 16, half),
+        # Features and projected tokens are as wide here.
+        "kmeans": cluster.kmeans(checkpoint.tower.hidden),
+        "centres": cluster.centres(checkpoint.tower.hidden),
     }
     files = {key: f"{key.replace('-', '_')}.onnx" for key in made}
     for key, graph in made.items():

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::compress::regions::ViewFeatures;
 use crate::compress::{CompressError, MASKED};
+use crate::config::Compression;
 use crate::kernels::{Isa, squares};
 
 /// The weights of features and of place.
@@ -14,6 +15,11 @@ pub struct Embedding {
 }
 
 impl Embedding {
+    #[must_use]
+    pub fn new(settings: &Compression) -> Self {
+        Self { lambda_feature: settings.lambda_feature, lambda_position: settings.lambda_position }
+    }
+
     /// Writes u of `token` to `out` `[dim + 2]`; a feature that is not finite stays so.
     pub fn row(self, view: &ViewFeatures<'_>, token: u32, out: &mut [f32]) {
         let feature = &mut out[..view.dim];
@@ -48,7 +54,9 @@ impl Embedding {
         rest.copy_from_slice(&place[columns.start.max(view.dim) - view.dim..][..rest.len()]);
     }
 
-    fn place(self, view: &ViewFeatures<'_>, token: u32) -> [f32; 2] {
+    /// λ_xy·x and λ_xy·y of `token`.
+    #[must_use]
+    pub fn place(self, view: &ViewFeatures<'_>, token: u32) -> [f32; 2] {
         let (x, y) = view.grid.coordinate(token, view.coordinates);
         [self.lambda_position * x, self.lambda_position * y]
     }
@@ -72,6 +80,9 @@ pub fn open_tokens(labels: &[u32], open: &mut Vec<u32>) {
 }
 
 /// Refuses a view whose rows, grid and labels don't agree.
+///
+/// # Errors
+/// [`CompressError::Length`].
 pub fn check_view(view: &ViewFeatures<'_>, labels: &[u32]) -> Result<(), CompressError> {
     let wanted = labels.len() * view.dim;
     if view.rows.len() != wanted || view.grid.tokens() != labels.len() {

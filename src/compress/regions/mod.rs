@@ -24,7 +24,8 @@ use crate::kernels::{Isa, Pool, scaled, widen};
 use crate::units::Bytes;
 
 pub use birch::Birch;
-pub use embed::Embedding;
+pub use centres::dense;
+pub use embed::{Embedding, check_view, open_tokens};
 pub use kmeans::KMeans;
 pub use labels::{Labels, Voter};
 pub use superpixels::Slic;
@@ -53,8 +54,18 @@ impl Rows<'_> {
         }
     }
 
+    /// As [`Self::copy_part`], in f16: values of f32 are rounded.
+    pub fn copy_half(&self, start: usize, out: &mut [f16]) {
+        let range = start..start + out.len();
+        match self {
+            Self::F16(rows) => out.copy_from_slice(&rows[range]),
+            Self::F32(rows) => out.convert_from_f32_slice(&rows[range]),
+        }
+    }
+
     /// The first value of those from `start` on that is not finite. Looked for only where a pass without branches has seen one.
-    fn not_finite(&self, start: usize, len: usize) -> Option<f32> {
+    #[must_use]
+    pub fn not_finite(&self, start: usize, len: usize) -> Option<f32> {
         match self {
             Self::F16(rows) => {
                 let row = &rows[start..start + len];
@@ -111,14 +122,16 @@ pub struct Partitioned {
     /// Labels are dense below this.
     pub regions: usize,
     pub iterations: u32,
-    /// Eq. 13's J at the last assignment; 0 for methods without one.
+    /// Eq. 13's J at the last assignment; 0 where there is none, or nobody computes it.
     pub objective: f64,
 }
 
 /// A way to make regions, with the memory it needs for the largest view.
 pub trait Partition: Send {
     /// For receipts.
-    fn id(&self) -> &'static str;
+    fn id(&self) -> &str;
+    /// Draws with `seed` from now on, where anything is drawn.
+    fn reseed(&mut self, _seed: u64) {}
     /// Whether it makes as many regions as it is told, so that a view can be partitioned anew for a small budget.
     fn clusters(&self) -> bool {
         true
@@ -180,7 +193,7 @@ impl Method {
     pub fn bytes(&self, settings: &Compression, sizes: Sizes) -> Bytes {
         match self {
             Self::Kmeans => {
-                KMeans::bytes(&kmeans_settings(settings, &Policy::paper(), Isa::detect()), sizes.tokens, sizes.dim, sizes.clusters)
+                KMeans::bytes(&kmeans::Settings::new(settings, &Policy::paper(), Isa::detect()), sizes.tokens, sizes.dim, sizes.clusters)
             }
             Self::Superpixels | Self::Segmenter | Self::Labels(_) => Labels::bytes(sizes.tokens),
             Self::Birch => Birch::bytes(&settings.birch, sizes.tokens, sizes.dim, sizes.clusters),
@@ -209,31 +222,15 @@ impl Method {
     #[must_use]
     pub fn make(&self, settings: &Compression, policy: &Policy, isa: Isa, sizes: Sizes) -> Box<dyn Partition> {
         match self {
-            Self::Kmeans => Box::new(KMeans::new(kmeans_settings(settings, policy, isa), sizes.tokens, sizes.dim, sizes.clusters)),
+            Self::Kmeans => Box::new(KMeans::new(kmeans::Settings::new(settings, policy, isa), sizes.tokens, sizes.dim, sizes.clusters)),
             Self::Superpixels => Box::new(Labels::new("superpixels", sizes.tokens)),
             Self::Segmenter => Box::new(Labels::new("segmenter", sizes.tokens)),
             Self::Labels(_) => Box::new(Labels::new("labels", sizes.tokens)),
             Self::Birch => {
-                let birch = birch::Settings { birch: settings.birch, embedding: embedding(settings), isa };
+                let birch = birch::Settings { birch: settings.birch, embedding: Embedding::new(settings), isa };
                 Box::new(Birch::new(birch, sizes.tokens, sizes.dim, sizes.clusters))
             }
         }
-    }
-}
-
-fn embedding(settings: &Compression) -> Embedding {
-    Embedding { lambda_feature: settings.lambda_feature, lambda_position: settings.lambda_position }
-}
-
-fn kmeans_settings(settings: &Compression, policy: &Policy, isa: Isa) -> kmeans::Settings {
-    kmeans::Settings {
-        max_iterations: settings.max_iterations,
-        seed: settings.seed,
-        embedding: embedding(settings),
-        start: policy.start,
-        stop: policy.stop,
-        cluster_dim: settings.cluster_dim.map(|dim| dim as usize),
-        isa,
     }
 }
 

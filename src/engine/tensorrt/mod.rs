@@ -4,9 +4,9 @@
 //! copy before it returns.
 //!
 //! # Why
-//! The traits are the CPU engines' own: features and rows cross to the host and back between the networks, which is what selection and
-//! merging need, and a few megabytes a question. Nothing here has run on a GPU: [`fake`] proves what is above the shim, and libraries that stand for
-//! TensorRT and the CUDA driver prove the real one (`jetson/shim`).
+//! The traits are the CPU's own, of engines and, for k-means, of partitions: features and rows cross to the host and back between the networks, which
+//! is what selection and merging need, and a few megabytes a question; features to be clustered cross once more. Nothing here has run on a GPU:
+//! [`fake`] proves what is above the shim, and libraries that stand for TensorRT and the CUDA driver prove the real one (`jetson/shim`).
 
 mod builder;
 mod built;
@@ -14,6 +14,7 @@ mod decoder;
 mod encoder;
 pub mod fake;
 mod graphs;
+mod kmeans;
 mod onnx_file;
 mod plan;
 mod projector;
@@ -25,6 +26,7 @@ pub use built::{Built, BuiltError, Entry, RECORD, Record, WholePlan, built_in, o
 pub use decoder::{DecoderPlans, DecoderSizes, TensorrtDecoder};
 pub use encoder::TensorrtEncoder;
 pub use graphs::{Axis, Graph, GraphError, Input, Limits, Shapes, Tensor};
+pub use kmeans::TensorrtKmeans;
 pub use plan::{Plan, PlanError, SEAL, seal, sealed, sealed_by, told_digest};
 pub use projector::{RowsOf, TensorrtProjector};
 pub use room::Room;
@@ -51,6 +53,17 @@ mod names {
     pub const VISUAL_KEYS: &CStr = c"visual_keys";
     pub const LOGITS: &CStr = c"logits";
     pub const IMPORTANCE: &CStr = c"importance";
+    pub const COORDINATES: &CStr = c"coordinates";
+    pub const LABELS_BEFORE: &CStr = c"labels_before";
+    pub const LABELS: &CStr = c"labels";
+    pub const CENTRES: &CStr = c"centres";
+    pub const NEXT_CENTRES: &CStr = c"next_centres";
+    pub const SUMS_BEFORE: &CStr = c"sums_before";
+    pub const SUMS: &CStr = c"sums";
+    pub const COUNTS_BEFORE: &CStr = c"counts_before";
+    pub const COUNTS: &CStr = c"counts";
+    pub const CHANGED: &CStr = c"changed";
+    pub const MOVED: &CStr = c"moved";
 }
 
 /// The first GPU behind a profile's shim, and what engines for it are built for.

@@ -9,6 +9,7 @@ use crate::engine::tensorrt::shim::{ALIGNMENT, Device, Element, ShimError};
 use crate::units::Bytes;
 
 /// Adds up pieces of a device's memory, each as the device rounds it.
+#[derive(Clone)]
 pub struct Room {
     device: Device,
     /// What both sides use is the host's.

@@ -14,12 +14,14 @@ use crate::compress::regions::centres::dense;
 use crate::compress::regions::embed::{Embedding, check_view, open_tokens};
 use crate::compress::regions::{Partition, Partitioned, Rows, ViewFeatures};
 use crate::compress::{CompressError, MASKED};
-use crate::config::{Start, Stop};
+use crate::config::{Compression, Policy, Start, Stop};
 use crate::kernels::{Isa, Pool, Screen};
 use crate::units::Bytes;
 
 use sketch::Sketch;
 use work::ClusterWork;
+
+pub use start::Starts;
 
 /// Settings of the clustering.
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +66,22 @@ impl KMeans {
 }
 
 impl Settings {
+    #[must_use]
+    pub fn new(settings: &Compression, policy: &Policy, isa: Isa) -> Self {
+        Self {
+            max_iterations: settings.max_iterations,
+            seed: settings.seed,
+            embedding: Embedding::new(settings),
+            start: policy.start,
+            stop: policy.stop,
+            cluster_dim: settings.cluster_dim.map(|dim| dim as usize),
+            isa,
+        }
+    }
+
     /// The width that features of width `dim` are projected to, where that is fewer.
-    fn sketched(&self, dim: usize) -> Option<usize> {
+    #[must_use]
+    pub fn sketched(&self, dim: usize) -> Option<usize> {
         self.cluster_dim.filter(|&to| to < dim)
     }
 }
@@ -73,6 +89,13 @@ impl Settings {
 impl Partition for KMeans {
     fn id(&self) -> &'static str {
         "kmeans"
+    }
+
+    fn reseed(&mut self, seed: u64) {
+        self.settings.seed = seed;
+        if let Some(sketch) = &mut self.sketch {
+            sketch.reseed(seed);
+        }
     }
 
     fn partition(
@@ -104,11 +127,7 @@ impl Partition for KMeans {
         let k = clusters.min(work.open.len());
         let dim = view.dim + 2;
         settings.measure(view, work, pool)?;
-        match (view.starts, settings.start) {
-            (Some(tokens), _) => settings.start_from(&tokens[..k], view, work, labels)?,
-            (None, Start::PlusPlus) => settings.start_plus_plus(k, view, work, pool),
-            (None, Start::Random) => settings.start_random(k, view, work),
-        }
+        settings.start(view, (&work.open, labels), &mut work.starts, pool, &mut work.centres.rows[..k * dim])?;
         work.labels[..work.open.len()].fill(MASKED);
         work.centres.moves[..k].fill(0.0);
         let mut made = Partitioned { regions: 0, iterations: 0, objective: 0.0 };

@@ -51,6 +51,11 @@ impl Sketch {
         Bytes::of::<f32>(wide * from + tokens * to + SHARDS * BLOCK * (from + wide))
     }
 
+    /// Projects with the signs of `seed` from now on.
+    pub fn reseed(&mut self, seed: u64) {
+        (self.seed, self.from) = (seed, 0);
+    }
+
     /// Projects the unmasked tokens of `view` into `rows`; masked ones, which nobody looks at, become 0.
     ///
     /// # Errors

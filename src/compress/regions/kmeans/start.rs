@@ -4,21 +4,73 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::Settings;
-use super::work::{ClusterWork, SAMPLE};
 use crate::compress::regions::ViewFeatures;
 use crate::compress::{CompressError, MASKED};
+use crate::config::Start;
 use crate::kernels::{Pool, squared};
+use crate::units::Bytes;
+
+/// Tokens that k-means++ draws from.
+const SAMPLE: usize = 8_192;
+
+/// What starts are drawn with.
+pub struct Starts {
+    pub(super) shuffled: Vec<u32>,
+    /// `[SAMPLE][dim + 2]`.
+    pub(super) sample: Vec<f32>,
+    pub(super) gaps: Vec<f32>,
+}
+
+impl Starts {
+    /// For views of up to `tokens` tokens of up to `dim` features.
+    #[must_use]
+    pub fn new(tokens: usize, dim: usize) -> Self {
+        let sampled = SAMPLE.min(tokens);
+        Self { shuffled: Vec::with_capacity(tokens), sample: vec![0.0; sampled * (dim + 2)], gaps: vec![0.0; sampled] }
+    }
+
+    /// What [`Self::new`] allocates.
+    #[must_use]
+    pub fn bytes(tokens: usize, dim: usize) -> Bytes {
+        Bytes::of::<f32>(tokens + SAMPLE.min(tokens) * (dim + 3))
+    }
+
+    /// Draws `wanted` of the tokens in `open` to the front of `shuffled`.
+    fn shuffle(&mut self, random: &mut ChaCha8Rng, wanted: usize, open: &[u32]) {
+        self.shuffled.clear();
+        self.shuffled.extend_from_slice(open);
+        for place in 0..wanted {
+            let other = place + below(random, self.shuffled.len() - place);
+            self.shuffled.swap(place, other);
+        }
+    }
+}
 
 impl Settings {
-    /// Centres are the given tokens.
-    pub(super) fn start_from(
+    /// Writes the `centres` `[k, dim + 2]` that k-means starts from: the view's own starts, or those that the policy draws of its unmasked tokens, `open`, which
+    /// are k at least.
+    ///
+    /// # Errors
+    /// A given start that is no token, or a masked one.
+    pub fn start(
         &self,
-        tokens: &[u32],
         view: &ViewFeatures<'_>,
-        work: &mut ClusterWork,
-        labels: &[u32],
+        (open, labels): (&[u32], &[u32]),
+        starts: &mut Starts,
+        pool: &Pool,
+        centres: &mut [f32],
     ) -> Result<(), CompressError> {
-        for (&token, centre) in tokens.iter().zip(work.centres.rows.chunks_exact_mut(view.dim + 2)) {
+        match (view.starts, self.start) {
+            (Some(tokens), _) => return self.start_from(tokens, view, labels, centres),
+            (None, Start::PlusPlus) => self.start_plus_plus(view, open, starts, pool, centres),
+            (None, Start::Random) => self.start_random(view, open, starts, centres),
+        }
+        Ok(())
+    }
+
+    /// Centres are the given tokens.
+    fn start_from(&self, tokens: &[u32], view: &ViewFeatures<'_>, labels: &[u32], centres: &mut [f32]) -> Result<(), CompressError> {
+        for (&token, centre) in tokens.iter().zip(centres.chunks_exact_mut(view.dim + 2)) {
             if labels.get(token as usize).is_none_or(|&label| label == MASKED) {
                 return Err(CompressError::Label { token, found: token, regions: labels.len() });
             }
@@ -27,29 +79,30 @@ impl Settings {
         Ok(())
     }
 
-    /// Centres are `k` tokens, any choice as likely as any other.
-    pub(super) fn start_random(&self, k: usize, view: &ViewFeatures<'_>, work: &mut ClusterWork) {
+    /// Centres are tokens, any choice as likely as any other.
+    fn start_random(&self, view: &ViewFeatures<'_>, open: &[u32], starts: &mut Starts, centres: &mut [f32]) {
+        let dim = view.dim + 2;
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
-        shuffle(&mut random, k, work);
-        for (&token, centre) in work.shuffled.iter().zip(work.centres.rows[..k * (view.dim + 2)].chunks_exact_mut(view.dim + 2)) {
+        starts.shuffle(&mut random, centres.len() / dim, open);
+        for (&token, centre) in starts.shuffled.iter().zip(centres.chunks_exact_mut(dim)) {
             self.embedding.row(view, token, centre);
         }
     }
 
     /// k-means++ on a seeded sample: each next centre is drawn with a chance in proportion to its squared distance from those there are.
-    pub(super) fn start_plus_plus(&self, k: usize, view: &ViewFeatures<'_>, work: &mut ClusterWork, pool: &Pool) {
+    fn start_plus_plus(&self, view: &ViewFeatures<'_>, open: &[u32], starts: &mut Starts, pool: &Pool, centres: &mut [f32]) {
         let dim = view.dim + 2;
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
-        let sampled = work.open.len().min(SAMPLE);
-        shuffle(&mut random, sampled, work);
-        let rows = &mut work.sample[..sampled * dim];
-        let shuffled = &work.shuffled;
+        let sampled = open.len().min(SAMPLE);
+        starts.shuffle(&mut random, sampled, open);
+        let rows = &mut starts.sample[..sampled * dim];
+        let shuffled = &starts.shuffled;
         pool.pieces(rows, dim, &|number, row| self.embedding.row(view, shuffled[number], row));
-        let gaps = &mut work.gaps[..sampled];
+        let gaps = &mut starts.gaps[..sampled];
         gaps.fill(f32::INFINITY);
         let piece = sampled.div_ceil(pool.threads());
         let mut chosen = below(&mut random, sampled);
-        for (number, centre) in work.centres.rows[..k * dim].chunks_exact_mut(dim).enumerate() {
+        for (number, centre) in centres.chunks_exact_mut(dim).enumerate() {
             if number > 0 {
                 chosen = draw(&mut random, gaps).unwrap_or(number % sampled);
             }
@@ -61,16 +114,6 @@ impl Settings {
                 }
             });
         }
-    }
-}
-
-/// Draws `wanted` of the open tokens to the front of `shuffled`.
-fn shuffle(random: &mut ChaCha8Rng, wanted: usize, work: &mut ClusterWork) {
-    work.shuffled.clear();
-    work.shuffled.extend_from_slice(&work.open);
-    for place in 0..wanted {
-        let other = place + below(random, work.shuffled.len() - place);
-        work.shuffled.swap(place, other);
     }
 }
 

@@ -107,9 +107,9 @@ fn the_workspace_is_what_it_says() {
         let words =
             work.open.capacity() + work.labels.len() + work.before.len() + work.scales.len() + work.squares.len() + 2 * work.reach.len();
         let words = words
-            + work.shuffled.capacity()
-            + work.sample.len()
-            + work.gaps.len()
+            + work.starts.shuffled.capacity()
+            + work.starts.sample.len()
+            + work.starts.gaps.len()
             + centres.offsets.len()
             + centres.order.len()
             + work.counts.len();
@@ -134,6 +134,25 @@ fn projected_features_give_the_same_labels_on_any_threads_and_near_those_of_all(
     // A width that isn't less changes nothing.
     let plain = run(8, settings(10, Isa::detect()), &rows, dim, side, &[5], 2);
     assert_eq!(run(8, Settings { cluster_dim: Some(200), ..settings(10, Isa::detect()) }, &rows, dim, side, &[5], 2), plain);
+}
+
+#[test]
+fn a_new_seed_is_as_one_from_the_start() {
+    let (side, dim) = (20, 40);
+    let rows = numbers(side * side * dim, 6);
+    for cluster_dim in [None, Some(12)] {
+        let of = |seed| Settings { seed, cluster_dim, ..settings(4, Isa::detect()) };
+        let wanted = [7, 8].map(|seed| run(9, of(seed), &rows, dim, side, &[5], 2).0);
+        assert_ne!(wanted[0], wanted[1]);
+        let mut kmeans = KMeans::new(of(8), side * side, dim, 9);
+        for (seed, wanted) in [7, 8].into_iter().zip(&wanted) {
+            kmeans.reseed(seed);
+            let mut labels = vec![0; side * side];
+            labels[5] = MASKED;
+            kmeans.partition(&ViewFeatures::raster(Rows::F32(&rows), dim, side), 9, &Pool::new(1), &mut labels).unwrap();
+            assert_eq!(labels, *wanted);
+        }
+    }
 }
 
 /// Lloyd's algorithm without any shortcut, in the arithmetic of this module: every value of every pair, centres from whole numbers.

@@ -1,11 +1,10 @@
 //! The clustering's workspace, made once for the largest view.
 
+use super::start::Starts;
 use crate::compress::CompressError;
 use crate::kernels::{LANES, row_bytes};
 use crate::units::Bytes;
 
-/// Tokens that k-means++ draws from.
-pub const SAMPLE: usize = 8_192;
 /// Parts a view is cut into, whatever the number of threads: more threads than this gain nothing.
 pub const SHARDS: usize = 16;
 /// Tokens screened at once.
@@ -28,10 +27,7 @@ pub struct ClusterWork {
     /// ‖u‖².
     pub squares: Vec<f32>,
     pub reach: Vec<Reach>,
-    pub shuffled: Vec<u32>,
-    /// `[SAMPLE][dim]`.
-    pub sample: Vec<f32>,
-    pub gaps: Vec<f32>,
+    pub starts: Starts,
     pub centres: Centres,
     /// Tokens of each cluster.
     pub counts: Vec<u32>,
@@ -141,9 +137,7 @@ impl ClusterWork {
             scales: vec![0.0; tokens],
             squares: vec![0.0; tokens],
             reach: vec![Reach::default(); tokens],
-            shuffled: Vec::with_capacity(tokens),
-            sample: vec![0.0; SAMPLE.min(tokens) * dim],
-            gaps: vec![0.0; SAMPLE.min(tokens)],
+            starts: Starts::new(tokens, max_dim),
             centres: Centres {
                 rows: vec![0.0; k * dim],
                 values: vec![0.0; k],
@@ -170,11 +164,11 @@ impl ClusterWork {
     #[must_use]
     pub fn bytes(max_tokens: usize, max_dim: usize, max_clusters: usize, screen_bytes: bool) -> Bytes {
         let Sizes { tokens, k, dim, wide, bytes, floats, packed } = Sizes::new(max_tokens, max_dim, max_clusters, screen_bytes);
-        let sample = SAMPLE.min(tokens);
-        let words = 6 * tokens + sample * (dim + 1) + k * (dim + 4) + 6 * wide + floats;
+        let words = 5 * tokens + k * (dim + 4) + 6 * wide + floats;
         let screened = if screen_bytes { BLOCK * (bytes + 4 * wide) } else { 0 };
         let shard = Bytes::of::<f32>(BLOCK * (2 * dim + wide) + dim + 2 * wide) + Bytes::of::<u8>(screened);
-        Bytes::of::<f32>(words)
+        Starts::bytes(max_tokens, max_dim)
+            + Bytes::of::<f32>(words)
             + Bytes::of::<Reach>(tokens)
             + Bytes::of::<u8>(packed + bytes)
             + Bytes::of::<i64>(k * dim.next_multiple_of(SLICE))
