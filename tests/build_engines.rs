@@ -12,9 +12,9 @@ use common::path;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use uhr_edge::config::{Manifest, Profile};
-use uhr_edge::engine::tensorrt::{Built, Graph, Identity, RECORD, SEAL, built_in, sealed};
+use uhr_edge::engine::tensorrt::{Built, Graph, Identity, Plan, RECORD, SEAL, built_in, sealed};
 use uhr_edge::planner::engine_limits;
-use uhr_edge::units::{Bytes, Tokens};
+use uhr_edge::units::Tokens;
 
 fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -273,13 +273,13 @@ fn the_builder_is_asked_for_what_the_profile_needs() {
         let built = bench.open().unwrap();
         let limits =
             engine_limits(&Profile::load(path(&bench.profile(profile))).unwrap(), &Manifest::load(&bench.package()).unwrap()).unwrap();
-        assert_eq!(*built.limits(), limits);
+        assert_eq!(built.record().limits, limits);
         assert_eq!((limits.positions, limits.chunk, limits.visual), (Tokens(size("P").parse().unwrap()), Tokens(256), Tokens(2_304)));
         built.serves(&limits).unwrap();
         for name in ALL {
             let (graph, plan) = (Graph::named(name).unwrap(), format!("plan of {name}.onnx"));
-            assert_eq!(*built.plan(graph).unwrap(), sealed(&Identity::default(), plan.as_bytes()));
-            assert_eq!((built.has(graph), built.device_bytes(graph)), (true, Bytes(plan.len() as u64)));
+            assert_eq!(Plan::from(&built.plan(graph).unwrap()).bytes(&Identity::default()).unwrap(), plan.as_bytes());
+            assert!(built.has(graph));
         }
         assert!(!built.has(Graph::Kmeans) && built.plan(Graph::Kmeans).is_err());
         let record = built.record();
@@ -687,8 +687,8 @@ fn the_device_is_asked_what_it_is_and_its_builder_must_be_of_its_tensorrt() {
     let manifest = Manifest::load(&bench.package()).unwrap();
     let built = Built::open(&built_in(&bench.plans(), "uhr-nano", &identity), &manifest, &identity).unwrap();
     assert!(built.record().gpu.contains("(SM "), "{}", built.record().gpu);
-    assert_eq!(*built.plan(Graph::Step).unwrap(), sealed(&identity, b"plan of step.onnx"));
+    assert_eq!(Plan::from(&built.plan(Graph::Step).unwrap()).bytes(&identity).unwrap(), b"plan of step.onnx");
     let whole = chosen();
     // They are there, so they are what is loaded; what the script wrote is no plan.
-    assert!(whole.contains("tensorrt decoder, load: ") && whole.contains("an engine's plan refused: "), "{whole}");
+    assert!(whole.contains("tensorrt projector: ") && whole.contains("an engine's plan refused: "), "{whole}");
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -152,7 +153,11 @@ uhr_status on(uhr_handle handle, F call) noexcept {
         std::shared_ptr<Device> device = device_of(handle);
         if (!device) return UHR_ARGUMENT;
         if (uhr_status status = device->enter()) return status;
-        return call(*device);
+        try {
+            return call(*device);
+        } catch (const std::exception &thrown) {
+            return device->say(UHR_FAILED, std::string("thrown: ") + thrown.what());
+        }
     });
 }
 

@@ -69,7 +69,7 @@ impl OnDevice {
         let mut room = Room::new(&self.device).map_err(device)?;
         for graph in wanted {
             let plan = built.plan(graph).map_err(EngineError::from)?;
-            room.engine(&plan).map_err(device)?;
+            room.engine(&plan).map_err(|source| EngineError::Device { engine: engine(graph), source })?;
             self.plans.push((graph, plan));
             match graph {
                 Graph::Encoder => TensorrtEncoder::buffers(&mut room, encoder),
@@ -163,6 +163,18 @@ impl OnDevice {
         let plans = DecoderPlans { prefill, step, anchor };
         let layer = manifest.language.interface_layer;
         Ok(TensorrtDecoder::load(&self.device, &plans, (Box::new(table), shape), layer, sizes)?)
+    }
+}
+
+/// Whose a graph is, for errors.
+fn engine(graph: Graph) -> &'static str {
+    match graph {
+        Graph::Encoder => "tensorrt encoder",
+        Graph::Projector => "tensorrt projector",
+        Graph::TokenMlp => "tensorrt token MLP",
+        Graph::Prefill | Graph::Step | Graph::Anchor => "tensorrt decoder",
+        Graph::Kmeans | Graph::Centres => "tensorrt kmeans",
+        Graph::Merge => "tensorrt merge",
     }
 }
 
