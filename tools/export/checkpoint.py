@@ -7,10 +7,12 @@ tower's own folder), and of UHR-BAT's authors `model.multiscale_token_mlp.*` and
 import json
 import mmap
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+import quant
 
 KINDS = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "BF16": np.uint16}
 IN_CHECKPOINT = "model.vision_tower.vision_tower.vision_model."
@@ -102,9 +104,15 @@ class Decoder:
     scaling: dict
     tied: bool
     tensors: Tensors
+    # Integers and scales of linear layers that aren't rounded to nearest, by name.
+    chosen: dict = field(default_factory=dict)
 
     def __call__(self, name, shape=None):
         return self.tensors(f"model.{name}", shape)
+
+    def rounded(self, name, shape=None):
+        """The linear layer `name` in 4 bits: integers and scales."""
+        return self.chosen[name] if name in self.chosen else quant.quantise(self(f"{name}.weight", shape))
 
     @property
     def kv_width(self):

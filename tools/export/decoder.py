@@ -73,8 +73,11 @@ class Builder:
 
     def linear(self, x, name, sides, bias=False):
         """x · weightᵀ (+ bias) of `dtype`; `sides`: (out, in)."""
-        g, make = self.g, lambda: self.model(f"{name}.weight", list(sides))
-        weights = g.matrix4(name, self.dtype, sides, make) if self.bits == 4 else g.matrix(name, self.dtype, sides, make)
+        g, model = self.g, self.model
+        if self.bits == 4:
+            weights = g.matrix4(name, self.dtype, sides, lambda: model.rounded(name, list(sides)))
+        else:
+            weights = g.matrix(name, self.dtype, sides, lambda: model(f"{name}.weight", list(sides)))
         product = g.op("MatMul", x, weights)
         return g.op("Add", product, g.constant(self.model(f"{name}.bias", sides[:1]).astype(self.dtype))) if bias else product
 

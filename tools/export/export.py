@@ -14,7 +14,9 @@ from safetensors.numpy import save_file
 import cluster
 import decoder
 import gguf_file
+import gptq
 import package
+import quant
 import vision
 from checkpoint import Checkpoint, ExportError
 from graph import Shared
@@ -61,6 +63,21 @@ def clustering(checkpoint, policy):
     return {name: f"{name}_{width}.onnx" for name in ("kmeans", "centres")}
 
 
+def choose(model, settings):
+    """Has the decoder's 4 bits chosen by GPTQ, where that is asked for."""
+    if settings.group_size != quant.BLOCK:
+        raise ExportError(f"--group-size: wanted {quant.BLOCK}, as Q4_0's blocks are, found {settings.group_size}")
+    if settings.quant == "rtn":
+        if settings.calibration:
+            raise ExportError("--calibration: wanted --quant gptq, found rtn, which looks at no inputs")
+        return
+    if settings.weights != "q4_0":
+        raise ExportError(f"--quant gptq: wanted --weights q4_0, found {settings.weights}")
+    if not settings.calibration:
+        raise ExportError("--quant gptq: wanted a calibration set, --calibration FILE, found none")
+    model.chosen = gptq.quantise(model, gptq.sequences(settings.calibration, settings.checkpoint / "tokenizer.json", model))
+
+
 def residuals(checkpoint, out, settings):
     """`positions.safetensors` of the authors' residuals by a token's place in its tile; whether there are any."""
     tables = {} if settings.drop_residuals else checkpoint.residuals(settings.views, settings.views[0])
@@ -84,12 +101,16 @@ def parse(arguments=None):
     parser.add_argument("--template", default=package.TEMPLATE)
     parser.add_argument("--system", default=package.SYSTEM)
     parser.add_argument("--weights", default="q4_0", choices=list(gguf_file.KINDS), help="of decoder.gguf; q4_0 goes with 4 bits in the graphs, the others with 16")
+    parser.add_argument("--quant", choices=["rtn", "gptq"], help="how 4 bits are chosen: to nearest, or by GPTQ on a calibration set (requirements-gptq.txt) [default: gptq with --calibration]")
+    parser.add_argument("--calibration", type=Path, help="for gptq: text, a sequence a line, or JSON lists of token ids")
+    parser.add_argument("--group-size", type=int, default=quant.BLOCK, help="weights a scale; Q4_0 and the graphs have %(default)s and no other")
     parser.add_argument("--precision", default="f16", choices=list(TYPES), help="of the products in tensorrt/; f32 is for parity")
     parser.add_argument("--without-tensorrt", action="store_true", help="no tensorrt/: a package for the CPU alone")
     parser.add_argument("--drop-residuals", action="store_true", help="leaves out the authors' residuals")
     parser.add_argument("--parity", action="store_true", help="writes parity.json; needs torch and transformers (requirements-torch.txt)")
     settings = parser.parse_args(arguments)
     settings.views = [int(side) for side in settings.views.split(",")]
+    settings.quant = settings.quant or ("gptq" if settings.calibration else "rtn")
     settings.stop = settings.stop or ["<|im_end|>"]
     return settings
 
@@ -105,6 +126,7 @@ def export(settings):
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
         raise ExportError(f"{out}: wanted an empty folder, found files")
+    choose(model, settings)
     networks(checkpoint, out)
     gguf_file.write(model, out / "decoder.gguf", settings.context, settings.weights)
     package.copy_tokenizer(settings.checkpoint, out)

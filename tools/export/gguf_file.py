@@ -16,28 +16,25 @@ KINDS = {"q4_0": gguf.GGMLQuantizationType.Q4_0, "f16": gguf.GGMLQuantizationTyp
 
 
 def tensors(model):
-    """(ggml's name, how it is kept: "linear", "table" or "vector", the f32 values when called)."""
-    yield "token_embd.weight", "table", lambda: model("embed_tokens.weight")
+    """(ggml's name, how it is kept: "linear", "table" or "vector", the f32 values when called, the model's name)."""
+    yield "token_embd.weight", "table", lambda: model("embed_tokens.weight"), "embed_tokens"
     for number in range(model.layers):
         for part, name in PARTS.items():
             at = f"layers.{number}.{part}"
             kind = "vector" if "norm" in name else "linear"
-            yield f"blk.{number}.{name}.weight", kind, lambda at=at: model(f"{at}.weight")
+            yield f"blk.{number}.{name}.weight", kind, lambda at=at: model(f"{at}.weight"), at
             if name in ("attn_q", "attn_k", "attn_v"):
-                yield f"blk.{number}.{name}.bias", "vector", lambda at=at: model(f"{at}.bias")
-    yield "output_norm.weight", "vector", lambda: model("norm.weight")
+                yield f"blk.{number}.{name}.bias", "vector", lambda at=at: model(f"{at}.bias"), at
+    yield "output_norm.weight", "vector", lambda: model("norm.weight"), "norm"
     if not model.tied:
-        yield "output.weight", "table", lambda: model.head
+        yield "output.weight", "table", lambda: model.head, "head"
 
 
 def stored(values, kind, weights):
-    """Values as the file has them, and their type."""
+    """Values as the file has them, and their type, where that isn't Q4_0."""
     if kind == "vector" or weights == "f32":
         return np.ascontiguousarray(values, np.float32), KINDS["f32"]
-    if kind == "table" or weights == "f16":
-        return np.ascontiguousarray(values, np.float16), KINDS["f16"]
-    return quant.q4_0(*quant.quantise(values)), KINDS["q4_0"]
-
+    return np.ascontiguousarray(values, np.float16), KINDS["f16"]
 
 
 def write(model, path, context, weights="q4_0"):
@@ -56,8 +53,9 @@ def write(model, path, context, weights="q4_0"):
         writer.add_rope_scaling_type(gguf.RopeScalingType(model.scaling["type"]))
         writer.add_rope_scaling_factor(model.scaling["factor"])
         writer.add_rope_scaling_orig_ctx_len(model.scaling["original"])
-    for name, kind, values in tensors(model):
-        data, stored_as = stored(values(), kind, weights)
+    for name, kind, values, at in tensors(model):
+        four = kind == "linear" and weights == "q4_0"
+        data, stored_as = (quant.q4_0(*model.rounded(at)), KINDS["q4_0"]) if four else stored(values(), kind, weights)
         writer.add_tensor(name, data, raw_dtype=stored_as)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -93,8 +93,8 @@ class Graph:
         return self.weight(f"{name}.{np.dtype(dtype).name}", DTYPES[np.dtype(dtype)], list(reversed(sides)), data)
 
     def matrix4(self, name, dtype, sides, make):
-        """`make()` [out, in] in 4 bits, dequantised to [in, out] of `dtype`: DequantizeLinear over blocks of 32 of the products' own axis. `sides`: (out, in)."""
-        made = Once(lambda: quant.quantise(make()))
+        """`make()`, integers and scales of 4 bits, dequantised to [in, out] of `dtype`: DequantizeLinear over blocks of 32 of the products' own axis. `sides`: (out, in)."""
+        made = Once(make)
         out, inner = sides
         ints = self.weight(f"{name}.int4", TensorProto.INT4, [inner, out], lambda: quant.int4(np.ascontiguousarray(made()[0].T)))
         kind = np.dtype(dtype)

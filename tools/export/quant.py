@@ -1,8 +1,4 @@
-"""Round to nearest, symmetric, 4 bits, blocks of 32 along a row: the same integers and f16 scales for ONNX's INT4 and for ggml's Q4_0.
-
-A scale is above 0, which TensorRT wants, and is the best by squared error of three: those under which the block's largest magnitude becomes 7, 7.5 and 8.
-Weights that lie on such a grid already come out as they were.
-"""
+"""4 bits, symmetric, blocks of 32 along a row: the same integers and f16 scales for ONNX's INT4 and for ggml's Q4_0. A scale is above 0, which TensorRT wants."""
 
 import numpy as np
 
@@ -13,7 +9,10 @@ LEAST = np.float16(2.0**-14)
 
 
 def quantise(weights):
-    """[out, in] f32 → integers [out, in] int8 in −8..7, scales [out, in/32] f16."""
+    """To nearest: [out, in] f32 → integers [out, in] int8 in −8..7, scales [out, in/32] f16.
+
+    A scale is the best by squared error of three: those under which the block's largest magnitude becomes 7, 7.5 and 8.
+    """
     rows, cols = weights.shape
     blocks = weights.reshape(rows, cols // BLOCK, BLOCK).astype(np.float32)
     largest = np.abs(blocks).max(-1)
