@@ -245,7 +245,7 @@ const ASKED: &str = "
 #[test]
 fn the_builder_is_asked_for_what_the_profile_needs() {
     for (profile, sizes) in [
-        ("a6000", [("P", "12188"), ("U", "7024"), ("T", "1"), ("B", "11100"), ("W", "1024")]),
+        ("a6000", [("P", "12188"), ("U", "7024"), ("T", "1"), ("B", "11100"), ("W", "2560")]),
         ("orin-nano-8", [("P", "6320"), ("U", "3256"), ("T", "1"), ("B", "6000"), ("W", "400")]),
     ] {
         let bench = Bench::new();

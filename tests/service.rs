@@ -52,6 +52,37 @@ fn a_frame_is_ready_before_anybody_asks_and_questions_share_its_work() {
     assert_eq!(daemon.end(), 0);
 }
 
+/// A daemon with `more` in its profile that is ended by `signal` while it takes a frame in: its place, and how often the frame counts as begun then.
+fn ended_while_it_takes_a_frame_in(more: &str, signal: &str) -> (Place, u32) {
+    for _ in 0..20 {
+        let place = Place::new(more);
+        let mut daemon = place.start();
+        std::fs::copy("samples/real.jpg", place.frames().join("a.jpg")).unwrap();
+        let begun =
+            || Journal::open_read(&place.journal()).unwrap().frames(1, None, None).unwrap().pop().map(|frame| (frame.state, frame.begun));
+        soon("the frame is begun", || begun().is_some_and(|begun| begun != (FrameState::Waiting, 0)));
+        daemon.signal(signal);
+        daemon.child.wait().unwrap();
+        if let Some((FrameState::Waiting, begun)) = begun() {
+            return (place, begun);
+        }
+    }
+    panic!("twenty frames were taken in before the daemon could be ended");
+}
+
+#[test]
+fn a_frame_counts_as_begun_by_a_daemon_that_was_killed_and_not_by_one_that_was_told_to_end() {
+    let (place, begun) = ended_while_it_takes_a_frame_in("", "KILL");
+    assert_eq!(begun, 1);
+    let daemon = place.start();
+    daemon.until("the frame is taken in", |status| status.frames.taken_in == 1);
+    assert_eq!(daemon.end(), 0);
+    let frame = Journal::open_read(&place.journal()).unwrap().frames(1, None, None).unwrap().remove(0);
+    assert_eq!((frame.state, frame.begun), (FrameState::Ready, 0));
+    let (_place, begun) = ended_while_it_takes_a_frame_in("[serve]\nstop-after-s = 0\n", "TERM");
+    assert_eq!(begun, 0);
+}
+
 #[test]
 fn a_frame_that_ended_the_daemon_five_times_is_not_tried_again() {
     let place = Place::new("");

@@ -124,6 +124,14 @@ impl Networks {
         self.layer_bytes() + self.table(self.output_bits.unwrap_or(self.embedding_bits))
     }
 
+    /// Weights of the decoder on a device: an engine of a prompt's runs and one of a step, each with all layers and the head, one of the layers up to the
+    /// `interface` layer; and the table of embeddings on the host.
+    #[must_use]
+    pub fn decoder_engines(&self, interface: usize) -> Bytes {
+        let anchor = Bytes(self.layer_bytes().0 * interface as u64 / self.layers.max(1) as u64);
+        self.step() + self.step() + anchor + self.table(self.embedding_bits)
+    }
+
     fn layer_bytes(&self) -> Bytes {
         let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         bytes_of(self.layers * self.hidden * (2 * queries + 2 * keys + 3 * self.ffn), self.bits)

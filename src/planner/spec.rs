@@ -1,7 +1,7 @@
 //! A spec in place of a loaded model: what would be loaded, and what its networks cost.
 
 use crate::compress::regions::Method;
-use crate::config::{Model, Profile, Spec};
+use crate::config::{EngineKind, Model, Profile, Spec};
 use crate::engine::DecoderShape;
 use crate::engine::decoder::Llama;
 use crate::planner::{Loaded, Loading, ModelCost, Verdict, positions, verdict};
@@ -35,7 +35,10 @@ impl Loaded {
             resident: ASSUMED_PROCESS + networks.encoder + networks.projector + networks.refine,
             measured: false,
             on_device: Bytes(0),
-            decoder_weights: networks.decoder(),
+            decoder_weights: match profile.engines.language {
+                EngineKind::Auto | EngineKind::Tensorrt => networks.decoder_engines(spec.interface_layer),
+                EngineKind::Gguf | EngineKind::Onnx | EngineKind::Scripted => networks.decoder(),
+            },
             decoder_workspace: Llama::workspace_of(&decoder, positions(profile, spec), profile.engines.threads),
             decoder_caches: true,
             decoder,
