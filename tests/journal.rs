@@ -186,7 +186,7 @@ fn one_of_an_earlier_version_is_brought_up_with_all_that_it_holds() {
     file.execute_batch("ALTER TABLE frames DROP COLUMN begun; PRAGMA user_version = 1;").unwrap();
     drop(file);
     let old = Journal::open_read(&around.file()).err().unwrap().to_string();
-    assert!(old.contains("wanted a journal of version 2, found version 1"), "{old}");
+    assert!(old.contains("wanted a journal of version 2, found version 1; `uhr-edge serve` brings an earlier one up"), "{old}");
     let journal = around.journal();
     assert_eq!(journal.questions(&Filter::default()).unwrap()[0].id, question);
     assert_eq!(journal.frame(frame).unwrap().unwrap().begun, 0);

@@ -393,8 +393,8 @@ void *Weights::allocate(std::uint64_t const size, std::uint64_t const alignment,
     CuPointer place = 0;
     try {
         if (size > 0 && alignment <= Arena::ALIGNMENT && arena_.take(size, &place) == 0) {
-            const std::uint64_t live = live_ += Arena::rounded(size);
-            if (live > peak_) peak_ = live;
+            live_ += Arena::rounded(size);
+            taken_ += Arena::rounded(size);
             return reinterpret_cast<void *>(place);
         }
     } catch (...) {
@@ -430,7 +430,7 @@ void fill_device(uhr_table &table) {
                       buffer_alloc, buffer_free, host_alloc,   host_free,    stream_open,  stream_close,  engine_open,
                       engine_bytes, engine_tensor, engine_close, copy_in,    copy_out,     enqueue,       event_open,
                       event_close,  event_record,  event_query,  event_wait, reserve,      identity,      copy_rows,
-                      zero_rows,    engine_peak,  host_map};
+                      zero_rows,    engine_taken,  host_map};
 }
 
 }  // namespace uhr

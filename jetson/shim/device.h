@@ -65,15 +65,15 @@ public:
     bool deallocateAsync(void *const memory, cudaStream_t) noexcept override;
 
     std::uint64_t live() const noexcept { return live_; }
-    // The most that was live since the last `mark`.
-    std::uint64_t peak() const noexcept { return peak_; }
-    void mark() noexcept { peak_ = live_.load(); }
+    // All that was taken since the last `mark`, what was given back included.
+    std::uint64_t taken() const noexcept { return taken_; }
+    void mark() noexcept { taken_ = 0; }
     // Whether a request was refused since the last time of asking.
     bool refused() noexcept { return refused_.exchange(false); }
 
 private:
     Arena &arena_;
-    std::atomic<std::uint64_t> live_{0}, peak_{0};
+    std::atomic<std::uint64_t> live_{0}, taken_{0};
     std::atomic<bool> refused_{false};
 };
 
@@ -98,6 +98,9 @@ struct Device {
     std::map<uhr_handle, std::shared_ptr<Stream>> streams;
     std::map<uhr_handle, std::shared_ptr<Event>> events;
     std::map<uhr_handle, std::shared_ptr<Engine>> engines;
+
+    // Nobody waits for the context while a run is captured: CUDA refuses that.
+    std::mutex capturing;
 
     // One engine at a time is read, so that its weights can be told from another's.
     std::mutex opening;
@@ -168,6 +171,7 @@ uhr_status closing(uhr_handle handle, F call) noexcept {
         std::shared_ptr<Device> device = device_of(handle);
         if (!device) return UHR_ARGUMENT;
         shim().driver.cuCtxSetCurrent(device->context);
+        std::lock_guard<std::mutex> lock(device->capturing);
         // Of a lost device too: what was under way may still be at the memory that is freed next.
         device->judge("waiting for its work", shim().driver.cuCtxSynchronize());
         return call(*device);
@@ -176,7 +180,7 @@ uhr_status closing(uhr_handle handle, F call) noexcept {
 
 uhr_status engine_open(uhr_handle device, const std::uint8_t *plan, std::uint64_t bytes, uhr_handle *engine) noexcept;
 uhr_status engine_bytes(uhr_handle device, uhr_handle engine, std::uint64_t *bytes) noexcept;
-uhr_status engine_peak(uhr_handle device, uhr_handle engine, std::uint64_t *bytes) noexcept;
+uhr_status engine_taken(uhr_handle device, uhr_handle engine, std::uint64_t *bytes) noexcept;
 uhr_status engine_tensor(uhr_handle device, uhr_handle engine, const char *name, uhr_tensor *tensor) noexcept;
 uhr_status engine_close(uhr_handle device, uhr_handle engine) noexcept;
 uhr_status enqueue(uhr_handle device, uhr_handle stream, uhr_handle engine, const uhr_binding *bindings, std::uint32_t count) noexcept;

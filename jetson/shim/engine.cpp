@@ -2,6 +2,7 @@
 #include "device.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 
 namespace uhr {
@@ -81,14 +82,16 @@ struct Engine {
     nvinfer1::ICudaEngine *engine = nullptr;
     nvinfer1::IExecutionContext *context = nullptr;
     CuPointer workspace = 0;
-    std::uint64_t bytes = 0, peak = 0;
+    std::uint64_t bytes = 0, taken = 0;
     std::vector<Tensor> tensors;
     // As many as there are tensors; what a run is set up with stands there for the next, which mostly binds the same tensors in the same order.
     std::vector<Placed> placed;
     // The bindings of the run before, `ran` of them; none after one that failed.
     std::vector<Placed> before;
     std::uint32_t ran = 0;
-    // A run that was enqueued twice alike is captured the second time and launched as a graph from then on, as long as nothing differs.
+    // How many there were like it after the first. The third alike is captured, and launched as a graph from then on, as long as nothing differs: two chunks of a
+    // prompt may be alike, and no more.
+    std::uint32_t alike = 0;
     CuGraphExec graph = nullptr;
     // Once a capture failed, none is tried again.
     bool captures = true;
@@ -120,7 +123,7 @@ struct Engine {
     void forget() {
         if (graph != nullptr) shim().driver.cuGraphExecDestroy(graph);
         graph = nullptr;
-        ran = 0;
+        ran = alike = 0;
     }
 
     void close(Device &device) {
@@ -190,7 +193,7 @@ uhr_status build(Device &device, const std::uint8_t *plan, std::uint64_t bytes, 
     engine.context->setDeviceMemoryV2(reinterpret_cast<void *>(engine.workspace), workspace);
     const std::uint64_t work = workspace > 0 ? Arena::rounded(static_cast<std::uint64_t>(workspace)) : 0;
     engine.bytes = device.weights.live() - before + work;
-    engine.peak = device.weights.peak() - before + work;
+    engine.taken = device.weights.taken() + work;
     return UHR_OK;
 }
 
@@ -248,12 +251,22 @@ uhr_status set_up(Device &device, Engine &engine, const uhr_binding *bindings, s
     return UHR_OK;
 }
 
+// Told once an engine, where all that the process says goes.
+void not_captured(Device &device) {
+    std::lock_guard<std::mutex> lock(device.mutex);
+    std::fprintf(stderr, "uhr-shim: no CUDA graph of an engine's runs, which are enqueued one by one: %s %s\n", device.error.c_str(), logger().told().c_str());
+}
+
 // Captures the run that is set up as a graph. Where that can't be done, there is none, and runs are enqueued one by one as before.
 uhr_status capture(Device &device, Engine &engine, Stream &queue) {
     const Driver &driver = shim().driver;
+    std::lock_guard<std::mutex> lock(device.capturing);
     engine.captures = false;
     uhr_status status = device.judge("capturing a run", driver.cuStreamBeginCapture_v2(queue.stream, CAPTURE_THREAD));
-    if (status) return status == UHR_LOST ? status : UHR_OK;
+    if (status) {
+        if (status != UHR_LOST) not_captured(device);
+        return status == UHR_LOST ? status : UHR_OK;
+    }
     const bool enqueued = engine.context->enqueueV3(queue.stream);
     CuGraph graph = nullptr;
     status = device.judge("capturing a run", driver.cuStreamEndCapture(queue.stream, &graph));
@@ -263,6 +276,7 @@ uhr_status capture(Device &device, Engine &engine, Stream &queue) {
     }
     if (graph != nullptr) driver.cuGraphDestroy(graph);
     engine.captures = engine.graph != nullptr;
+    if (!engine.captures && status != UHR_LOST) not_captured(device);
     return status == UHR_LOST ? status : UHR_OK;
 }
 
@@ -290,11 +304,11 @@ uhr_status engine_bytes(uhr_handle handle, uhr_handle engine, std::uint64_t *byt
     });
 }
 
-uhr_status engine_peak(uhr_handle handle, uhr_handle engine, std::uint64_t *bytes) noexcept {
+uhr_status engine_taken(uhr_handle handle, uhr_handle engine, std::uint64_t *bytes) noexcept {
     return on(handle, [&](Device &device) -> uhr_status {
         auto found = find(device, device.engines, engine);
         if (!found) return device.say(UHR_ARGUMENT, "an engine that isn't this device's");
-        *bytes = found->peak;
+        *bytes = found->taken;
         return UHR_OK;
     });
 }
@@ -335,7 +349,7 @@ uhr_status enqueue(uhr_handle handle, uhr_handle stream, uhr_handle which, const
         if (!engine->repeats(count)) {
             engine->forget();
             if (uhr_status status = set_up(device, *engine, bindings, count, refuse)) return status;
-        } else if (engine->graph == nullptr && engine->captures) {
+        } else if (++engine->alike >= 2 && engine->graph == nullptr && engine->captures) {
             if (uhr_status status = capture(device, *engine, *queue)) return status;
         }
         if (engine->graph != nullptr) {
@@ -345,7 +359,9 @@ uhr_status enqueue(uhr_handle handle, uhr_handle stream, uhr_handle which, const
         }
         if (!engine->context->enqueueV3(queue->stream)) {
             engine->forget();
-            return refuse(UHR_FAILED, "a run refused");
+            // Part of it may be under way: the caller is told that nothing is.
+            const uhr_status waited = device.judge("waiting for its work", shim().driver.cuCtxSynchronize());
+            return waited == UHR_LOST ? waited : refuse(UHR_FAILED, "a run refused");
         }
         std::copy_n(engine->placed.begin(), count, engine->before.begin());
         engine->ran = count;

@@ -92,8 +92,8 @@ typedef struct {
     /* `rows` rows of `width` bytes from one buffer of the device to another. */
     uhr_status (*copy_rows)(uhr_handle device, uhr_handle stream, uhr_rows from, uhr_rows to, uint64_t width, uint64_t rows);
     uhr_status (*zero_rows)(uhr_handle device, uhr_handle stream, uhr_rows to, uint64_t width, uint64_t rows);
-    /* Most device memory that opening the engine took, what it holds now included. */
-    uhr_status (*engine_peak)(uhr_handle device, uhr_handle engine, uint64_t *bytes);
+    /* All device memory that opening the engine took, what it gave back included: with so much left it opens wherever that lies. */
+    uhr_status (*engine_taken)(uhr_handle device, uhr_handle engine, uint64_t *bytes);
     /* `host` as a buffer of the device, where both have one memory; else 0. The buffer is freed first. */
     uhr_status (*host_map)(uhr_handle device, uhr_handle host, uhr_handle *buffer);
 } uhr_table;

@@ -43,7 +43,7 @@ pub enum JournalError {
     Taken { path: PathBuf },
     #[error("{path}: wanted a journal, found none")]
     Missing { path: PathBuf },
-    #[error("{path}: wanted a journal of version {wanted}, found {found}")]
+    #[error("{path}: wanted a journal of version {wanted}, found {found}; `uhr-edge serve` brings an earlier one up")]
     Version { path: PathBuf, wanted: i64, found: String },
     #[error("{path}: wanted room to write, found {found}")]
     Full { path: PathBuf, found: String },

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use half::f16;
 
+use crate::arena::KvCache;
 use crate::compress::Positions;
 use crate::compress::regions::{Method, Partition, Rows, ViewFeatures};
 use crate::config::{EngineKind, Manifest, Profile};
 use crate::engine::decoder::Llama;
 use crate::engine::onnx::{EncoderShape, OnnxEncoder, OnnxProjector, OnnxSegmenter};
 use crate::engine::scripted::{ScriptedDecoder, ScriptedEncoder, ScriptedProjector};
-use crate::engine::tensorrt::{DecoderSizes, ShimError, TensorrtKmeans};
-use crate::engine::{Decoder, DecoderShape, EngineError, Projector, Segmenter, Tokenizer, VisionEncoder};
+use crate::engine::tensorrt::{DecoderSizes, TensorrtKmeans};
+use crate::engine::{Decoder, DecoderShape, Projector, Segment, Segmenter, Tokenizer, VisionEncoder};
 use crate::kernels::Pool;
 use crate::pipeline::PipelineError;
 use crate::pipeline::on_device::{Choice, OnDevice};
@@ -75,7 +76,7 @@ impl Engines {
             let shape = DecoderShape { layers: manifest.language.interface_layer, vocab: tokenizer.len(), ..SCRIPTED };
             Ok((shape, (stop, SCRIPTED_ANSWER)))
         };
-        let decoder: Box<dyn Decoder> = match (language, on_device(language)) {
+        let mut decoder: Box<dyn Decoder> = match (language, on_device(language)) {
             (EngineKind::Scripted, _) => {
                 let (shape, (stop, len)) = scripted()?;
                 Box::new(ScriptedDecoder::new(shape, stop, len))
@@ -120,15 +121,8 @@ impl Engines {
             _ => None,
         };
         let on = on_device(vision_kind).filter(|_| *method == Method::Kmeans);
-        let mut without = on.and_then(|device| device.without_kmeans().map(str::to_owned));
-        let mut kmeans = match on.map_or(Ok(None), |device| device.kmeans(profile, manifest, hidden)) {
-            Err(error @ EngineError::Device { source: ShimError::Shape { .. }, .. }) => {
-                without = Some(error.to_string());
-                None
-            }
-            found => found?,
-        };
-        if let Some(why) = without {
+        let mut kmeans = on.map(|device| device.kmeans(profile, manifest, hidden)).transpose()?.flatten();
+        if let Some(why) = on.and_then(OnDevice::without_kmeans) {
             let before = chosen.map_or_else(String::new, |chosen| format!("{chosen}; "));
             chosen = Some(format!("{before}k-means on the CPU: {why}"));
         }
@@ -146,9 +140,17 @@ impl Engines {
             let dim = kmeans.dim();
             kmeans.partition(&ViewFeatures::raster(Rows::F16(&vec![f16::ZERO; dim]), dim, 1), 1, &pool, &mut [0])?;
         }
+        if on_device(language).is_some() {
+            // What a first run takes of the device it takes now.
+            let mut kv = KvCache::new(0, decoder.shape().kv_width(), sizes.positions);
+            let prompt = [Segment::Rows(&vec![f16::ZERO; hidden]), Segment::Ids(&[0])];
+            decoder.attend(&mut kv, &prompt, 0, (manifest.language.interface_layer, manifest.policy.importance), &mut [0.0])?;
+            decoder.prefill(&mut kv, &prompt)?;
+            decoder.step(&mut kv, 0)?;
+        }
         let beside = projector.bytes() + selected_token_mlp.as_ref().map_or(Bytes(0), |mlp| mlp.bytes());
         let seen = if on_device(vision_kind).is_some() { encoder.bytes() } else { Bytes(0) };
-        let on_device = if device.is_some() { seen + beside } else { Bytes(0) };
+        let on_device = device.as_ref().map_or(Ok(Bytes(0)), |device| device.spare().map(|spare| seen + beside + spare))?;
         Ok(Self { on_device, encoder, projector, decoder, tokenizer, positions, selected_token_mlp, segmenter, kmeans, stop, pool, chosen })
     }
 

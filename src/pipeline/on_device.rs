@@ -11,8 +11,8 @@ use crate::engine::tensorrt::{
 use crate::engine::{DecoderShape, EngineError};
 use crate::kernels::Isa;
 use crate::pipeline::PipelineError;
-use crate::planner::{self, Workspaces};
-use crate::units::Tokens;
+use crate::planner::{self, PlannerError, Workspaces};
+use crate::units::{Bytes, Tokens};
 
 /// The first GPU, and the package's engines for it.
 pub struct OnDevice {
@@ -69,7 +69,7 @@ impl OnDevice {
         let mut room = Room::new(&self.device).map_err(device)?;
         for graph in wanted {
             let plan = built.plan(graph).map_err(EngineError::from)?;
-            room.engine(&plan).map_err(|source| EngineError::Device { engine: engine(graph), source })?;
+            room.engine(&plan, &[]).map_err(|source| EngineError::Device { engine: engine(graph), source })?;
             self.plans.push((graph, plan));
             match graph {
                 Graph::Encoder => TensorrtEncoder::buffers(&mut room, encoder),
@@ -81,29 +81,59 @@ impl OnDevice {
         if language {
             TensorrtDecoder::buffers(&mut room, &shape, sizes);
         }
-        let (settings, parts) = kmeans_of(profile, manifest, shape.hidden);
-        let graphs = [Graph::Kmeans, Graph::Centres];
-        let there = graphs.iter().all(|graph| built.has(*graph)) && TensorrtKmeans::computes(&settings, parts.dim);
-        if !vision || *method != Method::Kmeans || !there {
-            room.reserve().map_err(device)?;
-            return Ok(());
-        }
-        let mut with = room.clone();
-        let mut plans = Vec::new();
-        for graph in graphs {
-            plans.push((graph, built.plan(graph).map_err(EngineError::from)?));
-        }
-        TensorrtKmeans::buffers(&mut with, parts, built.record().limits.chunk);
-        let taken = plans.iter().try_for_each(|(_, plan)| with.engine(plan)).and_then(|()| with.reserve());
-        match taken {
-            Ok(_) => self.plans.extend(plans),
-            Err(error @ ShimError::OutOfMemory { .. }) => {
-                self.without = Some(error.to_string());
+        let with =
+            if vision && *method == Method::Kmeans { Self::with_kmeans(built, (profile, manifest), &room, shape.hidden)? } else { None };
+        match with {
+            Some(Ok((with, plans))) => {
+                with.reserve().map_err(device)?;
+                self.plans.extend(plans);
+            }
+            without => {
+                self.without = without.and_then(Result::err);
+                let (wanted, allowed) = (room.total(), profile.memory_limit);
+                if wanted > allowed {
+                    return Err(PlannerError::Memory { wanted, allowed }.into());
+                }
                 room.reserve().map_err(device)?;
             }
-            Err(error) => return Err(device(error).into()),
         }
         Ok(())
+    }
+
+    /// `room` and what k-means takes, with its plans; why it can't be there; or that nothing wants it there.
+    fn with_kmeans(
+        built: &Built,
+        (profile, manifest): (&Profile, &Manifest),
+        room: &Room,
+        hidden: usize,
+    ) -> Result<Option<WithKmeans>, PipelineError> {
+        let (settings, sizes) = kmeans_of(profile, manifest, hidden);
+        if !built.has(Graph::Kmeans) || !built.has(Graph::Centres) || !TensorrtKmeans::computes(&settings, sizes.dim) {
+            return Ok(None);
+        }
+        let plan = |graph| built.plan(graph).map(|plan| (graph, plan)).map_err(EngineError::from);
+        let plans = [plan(Graph::Kmeans)?, plan(Graph::Centres)?];
+        let mut with = room.clone();
+        match TensorrtKmeans::room(&mut with, [&plans[0].1, &plans[1].1], sizes, built.record().limits.chunk) {
+            Ok(()) => {}
+            Err(error @ (ShimError::OutOfMemory { .. } | ShimError::Shape { .. })) => {
+                return Ok(Some(Err(format!("tensorrt kmeans: {error}"))));
+            }
+            Err(source) => return Err(EngineError::Device { engine: engine(Graph::Kmeans), source }.into()),
+        }
+        let (wanted, (free, _)) =
+            (with.total(), with.device().memory().map_err(|source| EngineError::Device { engine: "tensorrt", source })?);
+        let allowed = free.min(profile.memory_limit);
+        Ok(Some(if wanted > allowed { Err(format!("wanted {wanted} of the device's memory, found {allowed}")) } else { Ok((with, plans)) }))
+    }
+
+    /// What is reserved and wasn't taken.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn spare(&self) -> Result<Bytes, EngineError> {
+        let memory = || self.device.memory().map_err(|source| EngineError::Device { engine: "tensorrt", source });
+        if self.built.is_some() { Ok(memory()?.0) } else { Ok(Bytes(0)) }
     }
 
     /// Why k-means isn't on it, though it has engines for that.
@@ -165,6 +195,9 @@ impl OnDevice {
         Ok(TensorrtDecoder::load(&self.device, &plans, (Box::new(table), shape), layer, sizes)?)
     }
 }
+
+/// The memory of all with k-means, and its plans; or why it can't be there.
+type WithKmeans = Result<(Room, [(Graph, WholePlan); 2]), String>;
 
 /// Whose a graph is, for errors.
 fn engine(graph: Graph) -> &'static str {

@@ -40,7 +40,8 @@ pub struct Loaded {
     pub decoder: DecoderShape,
     pub decoder_weights: Bytes,
     pub decoder_workspace: Bytes,
-    /// Encoder, projector and MLP on a device: weights, workspaces and buffers on both sides. 0 on the CPU, where they are resident.
+    /// Encoder, projector and MLP on a device: weights, workspaces and buffers on both sides, and what is reserved there and not taken. 0 on the CPU, where they are
+    /// resident.
     pub on_device: Bytes,
     /// Keys and values stand in the process's own cache; else they are part of the decoder's workspace.
     pub decoder_caches: bool,

@@ -18,8 +18,8 @@ use crate::units::{FrameId, Millis, QuestionId};
 pub enum Note {
     /// Work on a question begins.
     Begun(QuestionId),
-    /// Work on a frame begins, or (−1) ended without a fault of its own.
-    FrameBegun(FrameId, i32),
+    /// Work on a frame ended without a fault of its own.
+    FrameLeft(FrameId),
     Done {
         id: QuestionId,
         outcome: Outcome,
@@ -66,7 +66,7 @@ impl Clerk {
             self.beat.begin("journal");
             full |= match note {
                 Note::Begun(id) => self.tried("a question's begin", || self.desk.journal().begin(id, 1)),
-                Note::FrameBegun(frame, times) => self.tried("a frame's begin", || self.desk.journal().begin_frame(frame, times)),
+                Note::FrameLeft(frame) => self.tried("a frame's end", || self.desk.journal().begin_frame(frame, -1)),
                 Note::Ready { frame, took } => {
                     self.tried("a frame", || self.desk.journal().frame_is(frame, FrameState::Ready, None, Some(took)))
                 }

@@ -312,6 +312,12 @@ impl Service {
                     self.log.error(&format!("question {id}: it could not be noted that this run ended it: {error}"));
                 }
             }
+            if let Some(id) = self.desk.taking_in() {
+                self.log.info(&format!("frame {id} isn't taken in after {} s and is left to the next start", patience.as_secs()));
+                if let Err(error) = self.desk.journal().begin_frame(id, -1) {
+                    self.log.error(&format!("frame {id}: it could not be noted that this run ended it: {error}"));
+                }
+            }
         } else if clerk.join().is_err() {
             return Err(ServiceError::Thread { thread: "clerk" });
         }

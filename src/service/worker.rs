@@ -234,7 +234,10 @@ impl Worker {
         }
         let mut lost = false;
         self.beat.begin("open");
-        self.note(Note::FrameBegun(entry.id, 1));
+        // Before any work, and not by way of the clerk: a picture that ends the daemon at once is to be counted too.
+        if let Err(error) = self.desk.takes_in(entry.id) {
+            self.log.warning(&format!("frame {}: its begin could not be noted: {error}", entry.id));
+        }
         self.pipeline.set_seed(self.seed);
         let file = FrameFile { id: entry.id, path: entry.path.clone(), sha256: entry.sha256.clone() };
         let begun = Instant::now();
@@ -252,13 +255,14 @@ impl Worker {
                 lost = refusal.is_lost();
                 // A file that isn't there may come back, and a frame that a device was lost over waits for the next run; one that can't be decoded stays as it is.
                 if refusal.is_gone() || lost {
-                    self.note(Note::FrameBegun(entry.id, -1));
+                    self.note(Note::FrameLeft(entry.id));
                 } else {
                     self.desk.count(|counts| counts.failed += 1);
                     self.note(Note::Failed { frame: entry.id, reason: refusal.reason });
                 }
             }
         }
+        self.desk.took_in();
         self.held.sweep(&self.pipeline);
         self.desk.slots_hold(self.held.ids());
         lost

@@ -315,6 +315,10 @@ EXPORT int cuCtxSynchronize(void) {
     State &s = state();
     std::unique_lock<std::mutex> lock(s.mutex);
     s.log += "cuCtxSynchronize\n";
+    if (s.captured != nullptr) {
+        s.log += "UNEXPECTED while a run is captured\n";
+        return 900;
+    }
     s.held = false;
     s.changed.notify_all();
     s.changed.wait(lock, [&] { return s.queue.empty(); });

@@ -164,7 +164,8 @@ public:
                 for (std::int64_t at = 0; at < bytes; ++at) place[at] = in[static_cast<std::size_t>(at % from_bytes)] ^ 0x5A;
             }
         });
-        return true;
+        // Some of its work is under way when it gives up.
+        return fake::setting("half", 0) == 0 || fault("enqueueV3");
     }
 
 private:

@@ -63,6 +63,15 @@ impl Rows<'_> {
         }
     }
 
+    /// The first value of those from `start` on that is not finite as an f16.
+    #[must_use]
+    pub fn not_half(&self, start: usize, len: usize) -> Option<f32> {
+        match self {
+            Self::F16(_) => self.not_finite(start, len),
+            Self::F32(rows) => rows[start..start + len].iter().find(|value| !f16::from_f32(**value).is_finite()).copied(),
+        }
+    }
+
     /// The first value of those from `start` on that is not finite. Looked for only where a pass without branches has seen one.
     #[must_use]
     pub fn not_finite(&self, start: usize, len: usize) -> Option<f32> {

@@ -260,10 +260,15 @@ impl TensorrtKmeans {
         load().map_err(|source| EngineError::Device { engine: ENGINE, source })
     }
 
-    /// What [`Self::load`] takes of the device beside its engines.
-    pub fn buffers(room: &mut Room, sizes: Sizes, rows: Tokens) {
+    /// Adds what [`Self::load`] takes of the device.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn room<'a>(room: &mut Room, plans: [impl Into<Plan<'a>>; 2], sizes: Sizes, rows: Tokens) -> Result<(), ShimError> {
         let (sizes, rows) = fitted(sizes, rows);
+        plans.into_iter().zip(tensors(sizes.dim)).try_for_each(|(plan, wanted)| room.engine(plan, &wanted))?;
         Memory::buffers(room, sizes, rows);
+        Ok(())
     }
 
     /// Width of the features that it takes.
@@ -296,7 +301,7 @@ impl TensorrtKmeans {
         let Self { memory, stream, open, settings, .. } = self;
         for (number, tokens) in open.chunks(memory.runs.rows).enumerate() {
             for &token in tokens {
-                if let Some(found) = view.rows.not_finite(token as usize * view.dim, view.dim) {
+                if let Some(found) = view.rows.not_half(token as usize * view.dim, view.dim) {
                     return Err(CompressError::NotFinite { what: "clustering feature", token, found });
                 }
             }

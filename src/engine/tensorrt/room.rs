@@ -5,7 +5,7 @@
 //! knows, and tells when it is open: so each is opened once, alone, and closed again.
 
 use crate::engine::tensorrt::Plan;
-use crate::engine::tensorrt::shim::{ALIGNMENT, Device, Element, ShimError};
+use crate::engine::tensorrt::shim::{ALIGNMENT, Device, Element, ShimError, Wanted};
 use crate::units::Bytes;
 
 /// Adds up pieces of a device's memory, each as the device rounds it.
@@ -26,13 +26,23 @@ impl Room {
         Ok(Self { device: device.clone(), shares: device.shares()?, total: Bytes(0) })
     }
 
-    /// An engine's weights and workspace, and what reading its plan takes for a while.
+    /// An engine's weights and workspace, and what reading its plan takes for a while; `wanted`: what its tensors are held to.
     ///
     /// # Errors
     /// Those of [`Device::engine`].
-    pub fn engine<'a>(&mut self, plan: impl Into<Plan<'a>>) -> Result<(), ShimError> {
-        self.total += self.device.engine(plan, &[])?.peak();
+    pub fn engine<'a>(&mut self, plan: impl Into<Plan<'a>>, wanted: &[Wanted<'_>]) -> Result<(), ShimError> {
+        self.total += self.device.engine(plan, wanted)?.taken();
         Ok(())
+    }
+
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    #[must_use]
+    pub fn total(&self) -> Bytes {
+        self.total
     }
 
     pub fn buffer<T: Element>(&mut self, len: usize) {

@@ -77,6 +77,25 @@ impl Desk {
         state.in_slots.extend(frames);
     }
 
+    /// A frame that nobody asked about begins to be taken in.
+    ///
+    /// # Errors
+    /// As [`Journal::begin_frame`](crate::journal::Journal::begin_frame).
+    pub fn takes_in(&self, frame: FrameId) -> Result<(), JournalError> {
+        self.state().taking_in = Some(frame);
+        self.inner.journal.begin_frame(frame, 1)
+    }
+
+    /// It came to an end; `None` from then on in [`Self::taking_in`].
+    pub fn took_in(&self) {
+        self.state().taking_in = None;
+    }
+
+    #[must_use]
+    pub fn taking_in(&self) -> Option<FrameId> {
+        self.state().taking_in
+    }
+
     /// A frame was taken in outside its turn.
     pub fn taken_in(&self, frame: FrameId) {
         self.state().backlog.forget(frame);

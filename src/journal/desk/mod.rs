@@ -99,6 +99,8 @@ struct State {
     accepting: usize,
     working_on: Option<QuestionId>,
     about: Vec<FrameId>,
+    /// The frame that is taken in without a question.
+    taking_in: Option<FrameId>,
     /// Used last first.
     in_slots: Vec<FrameId>,
     counts: Counts,
@@ -149,6 +151,7 @@ impl Desk {
             accepting: 0,
             working_on: None,
             about: Vec::new(),
+            taking_in: None,
             in_slots: Vec::new(),
             counts: Counts { dropped, ..Counts::default() },
             full: None,

@@ -373,7 +373,7 @@ impl Backend for Library {
         card(device)?.change(|state| state.enqueue_rows(stream, None, to, size))
     }
 
-    fn engine_peak(device: Handle, engine: Handle) -> Result<u64, Status> {
+    fn engine_taken(device: Handle, engine: Handle) -> Result<u64, Status> {
         card(device)?.lock().engine_bytes(engine)
     }
 

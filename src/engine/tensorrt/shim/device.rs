@@ -179,7 +179,7 @@ impl Device {
         // SAFETY: an open device, bytes that live through the call, and a place for the one handle written.
         let status = unsafe { (self.0.table.engine_open)(self.0.handle, plan.as_ptr(), plan.len() as u64, &mut handle) };
         self.check_memory("an engine's weights", Bytes::of::<u8>(plan.len()), status)?;
-        let mut engine = DeviceEngine { device: self.clone(), handle, bytes: Bytes(0), peak: Bytes(0) };
+        let mut engine = DeviceEngine { device: self.clone(), handle, bytes: Bytes(0), taken: Bytes(0) };
         for (name, wanted) in wanted {
             engine.hold(name, wanted)?;
         }
@@ -187,7 +187,7 @@ impl Device {
         let status = unsafe { (self.0.table.engine_bytes)(self.0.handle, engine.handle, &mut engine.bytes.0) };
         self.check("asking for an engine's memory", status)?;
         // SAFETY: as above.
-        let status = unsafe { (self.0.table.engine_peak)(self.0.handle, engine.handle, &mut engine.peak.0) };
+        let status = unsafe { (self.0.table.engine_taken)(self.0.handle, engine.handle, &mut engine.taken.0) };
         self.check("asking for an engine's memory", status)?;
         Ok(engine)
     }
@@ -239,7 +239,7 @@ pub struct DeviceEngine {
     pub(super) device: Device,
     pub(super) handle: Handle,
     bytes: Bytes,
-    peak: Bytes,
+    taken: Bytes,
 }
 
 impl DeviceEngine {
@@ -249,10 +249,10 @@ impl DeviceEngine {
         self.bytes
     }
 
-    /// The most that opening it took, [`Self::bytes`] included.
+    /// All that opening it took, what was given back meanwhile included.
     #[must_use]
-    pub fn peak(&self) -> Bytes {
-        self.peak
+    pub fn taken(&self) -> Bytes {
+        self.taken
     }
 
     /// Compares a tensor with what is wanted.

@@ -56,7 +56,7 @@ pub(in crate::engine::tensorrt) trait Backend {
     fn identity(device: Handle) -> Result<Identity, Status>;
     fn copy_rows(device: Handle, stream: Handle, from: RawRows, to: RawRows, size: [u64; 2]) -> Result<(), Status>;
     fn zero_rows(device: Handle, stream: Handle, to: RawRows, size: [u64; 2]) -> Result<(), Status>;
-    fn engine_peak(device: Handle, engine: Handle) -> Result<u64, Status>;
+    fn engine_taken(device: Handle, engine: Handle) -> Result<u64, Status>;
     fn host_map(device: Handle, host: Handle) -> Result<Handle, Status>;
 }
 
@@ -92,7 +92,7 @@ pub(in crate::engine::tensorrt) fn table<B: Backend>() -> ShimTable {
         identity: identity::<B>,
         copy_rows: copy_rows::<B>,
         zero_rows: zero_rows::<B>,
-        engine_peak: engine_peak::<B>,
+        engine_taken: engine_taken::<B>,
         host_map: host_map::<B>,
     }
 }
@@ -294,9 +294,9 @@ unsafe extern "C" fn zero_rows<B: Backend>(device: Handle, stream: Handle, to: R
     status(B::zero_rows(device, stream, to, [width, rows]))
 }
 
-unsafe extern "C" fn engine_peak<B: Backend>(device: Handle, engine: Handle, bytes: *mut u64) -> Status {
+unsafe extern "C" fn engine_taken<B: Backend>(device: Handle, engine: Handle, bytes: *mut u64) -> Status {
     // SAFETY: a place for one number, by the table.
-    unsafe { put(bytes, B::engine_peak(device, engine)) }
+    unsafe { put(bytes, B::engine_taken(device, engine)) }
 }
 
 unsafe extern "C" fn host_map<B: Backend>(device: Handle, host: Handle, buffer: *mut Handle) -> Status {

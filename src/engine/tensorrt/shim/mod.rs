@@ -210,8 +210,8 @@ pub struct ShimTable {
     copy_rows: unsafe extern "C" fn(device: Handle, stream: Handle, from: RawRows, to: RawRows, width: u64, rows: u64) -> Status,
     /// Enqueues zeros to `rows` rows of `width` bytes.
     zero_rows: unsafe extern "C" fn(device: Handle, stream: Handle, to: RawRows, width: u64, rows: u64) -> Status,
-    /// Most device memory that opening an engine took, what it holds now included.
-    engine_peak: unsafe extern "C" fn(device: Handle, engine: Handle, bytes: *mut u64) -> Status,
+    /// All device memory that opening an engine took, what it gave back included: with so much left it opens wherever that lies.
+    engine_taken: unsafe extern "C" fn(device: Handle, engine: Handle, bytes: *mut u64) -> Status,
     /// Host memory as a buffer of the device, where both have one memory; 0 where they don't. The buffer is freed before the memory.
     host_map: unsafe extern "C" fn(device: Handle, host: Handle, buffer: *mut Handle) -> Status,
 }
