@@ -102,7 +102,7 @@ def parse(arguments=None):
     parser.add_argument("--system", default=package.SYSTEM)
     parser.add_argument("--weights", default="q4_0", choices=list(gguf_file.KINDS), help="of decoder.gguf; q4_0 goes with 4 bits in the graphs, the others with 16")
     parser.add_argument("--quant", choices=["rtn", "gptq"], help="how 4 bits are chosen: to nearest, or by GPTQ on a calibration set (requirements-gptq.txt) [default: gptq with --calibration]")
-    parser.add_argument("--calibration", type=Path, help="for gptq: text, a sequence a line, or JSON lists of token ids")
+    parser.add_argument("--calibration", type=Path, help="for gptq: text, an empty line between sequences, or JSON lists of token ids")
     parser.add_argument("--group-size", type=int, default=quant.BLOCK, help="weights a scale; Q4_0 and the graphs have %(default)s and no other")
     parser.add_argument("--precision", default="f16", choices=list(TYPES), help="of the products in tensorrt/; f32 is for parity")
     parser.add_argument("--without-tensorrt", action="store_true", help="no tensorrt/: a package for the CPU alone")
