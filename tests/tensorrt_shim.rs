@@ -10,8 +10,8 @@ use uhr_edge::config::ImportanceRows;
 use uhr_edge::engine::decoder::Embed;
 use uhr_edge::engine::onnx::EncoderShape;
 use uhr_edge::engine::tensorrt::{
-    Bound, DecoderPlans, DecoderSizes, Device, Dtype, Identity, Libraries, Rows, SEAL, ShimError, ShimTable, TensorInfo, TensorrtDecoder,
-    TensorrtEncoder, sealed,
+    Bound, DecoderPlans, DecoderSizes, Device, Dtype, Form, Identity, Libraries, Rows, SEAL, ShimError, ShimTable, TensorInfo,
+    TensorrtDecoder, TensorrtEncoder, sealed,
 };
 use uhr_edge::engine::{Decoder, DecoderError, DecoderShape, Segment, VisionEncoder};
 use uhr_edge::units::{Bytes, Px, Tokens};
@@ -359,6 +359,11 @@ fn an_output_that_is_its_inputs_memory_needs_no_other() {
     stream.enqueue(&engine, &[Bound::new(c"ids", &ids, &[2]), Bound::new(c"kv", &kv, &[5, 4])]).unwrap();
     let log = bench.log();
     assert!(log.contains("setTensorAddress kv m1+256\ncontext.setTensorAddress kv_new m1+256\n"), "{log}");
+    // Or is bound to it, as the decoder does for libraries that don't tell.
+    let bound = [Bound::new(c"ids", &ids, &[2]), Bound::new(c"kv", &kv, &[5, 4]), Bound::new(c"kv_new", &kv, &[5, 4])];
+    stream.enqueue(&engine, &bound).unwrap();
+    let log = bench.log();
+    assert_eq!((log.matches("setTensorAddress kv_new m1+256\n").count(), log.matches("enqueueV3").count()), (2, 2), "{log}");
 }
 
 #[test]
@@ -483,7 +488,8 @@ fn answer(table: &ShimTable, [prefill, step, anchor]: &[Vec<u8>; 3], mut mark: i
     let device = Device::open(table, 0).map_err(on)?;
     device.reserve(RESERVED).map_err(on)?;
     let sizes = DecoderSizes { positions: Tokens(300), chunk: Tokens(2), visual: Tokens(2) };
-    let mut decoder = TensorrtDecoder::load(&device, &DecoderPlans { prefill, step, anchor }, (Box::new(Table), SHAPE), 2, sizes)?;
+    let mut decoder =
+        TensorrtDecoder::load(&device, &DecoderPlans { prefill, step, anchor, form: Form::Appended }, (Box::new(Table), SHAPE), 2, sizes)?;
     let mut kv = KvCache::new(SHAPE.layers, SHAPE.kv_width(), Tokens(300));
     let rows = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0].map(f16::from_f32);
     let mut scores = [0.0; 2];

@@ -80,7 +80,7 @@ impl OnDevice {
         let (table, shape) = Embeddings::load(&manifest.language.decoder)?;
         let plan = |graph| built.plan(graph).map_err(EngineError::from);
         let [prefill, step, anchor] = [plan(Graph::Prefill)?, plan(Graph::Step)?, plan(Graph::Anchor)?];
-        let plans = DecoderPlans { prefill: &prefill, step: &step, anchor: &anchor };
+        let plans = DecoderPlans { prefill: &prefill, step: &step, anchor: &anchor, form: built.form() };
         let layer = manifest.language.interface_layer;
         Ok(TensorrtDecoder::load(&self.device, &plans, (Box::new(table), shape), layer, sizes)?)
     }

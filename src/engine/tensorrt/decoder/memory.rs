@@ -5,8 +5,8 @@ use std::ffi::CString;
 use half::f16;
 
 use crate::engine::DecoderShape;
-use crate::engine::tensorrt::DecoderSizes;
 use crate::engine::tensorrt::shim::{ALIGNMENT, Device, DeviceBuffer, HostBuffer, Rows, ShimError};
+use crate::engine::tensorrt::{DecoderSizes, Form};
 use crate::units::{Bytes, Tokens};
 
 /// Caches are bound with a multiple of so many positions, as long as there are so many: shapes change seldom from step to step.
@@ -17,7 +17,7 @@ pub fn bucket(held: usize, positions: Tokens) -> usize {
     held.max(1).next_multiple_of(BUCKET).min(positions.get())
 }
 
-/// Blocks of keys and values, `[layer][keys, values]`, each `[rows, kv-width]` f16.
+/// Blocks of keys and values, `[layer][keys, values]`, each `[rows, kv-width]` f16; or, written in place, `[kv-heads, rows, head-dim]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocks {
     pub count: usize,
@@ -48,8 +48,8 @@ pub struct Memory {
     pub fresh: Blocks,
     /// Keys and values of all positions.
     pub kv: DeviceBuffer<f16>,
-    /// Those of a run, before they are appended.
-    pub new: DeviceBuffer<f16>,
+    /// Those of a run, before they are appended; none where they are written in place.
+    pub new: Option<DeviceBuffer<f16>>,
     pub embeds_in: HostBuffer<f16>,
     pub embeds: DeviceBuffer<f16>,
     pub length_in: HostBuffer<u32>,
@@ -65,14 +65,14 @@ pub struct Memory {
 }
 
 impl Memory {
-    pub fn new(device: &Device, shape: &DecoderShape, sizes: DecoderSizes) -> Result<Self, ShimError> {
+    pub fn new(device: &Device, shape: &DecoderShape, sizes: DecoderSizes, form: Form) -> Result<Self, ShimError> {
         let (chunk, visual) = (sizes.chunk.get(), sizes.visual.get());
         let (cached, fresh) = (Blocks::new(shape, sizes.positions.get()), Blocks::new(shape, chunk));
         Ok(Self {
             cached,
             fresh,
             kv: device.buffer("keys and values", cached.values())?,
-            new: device.buffer("a run's keys and values", fresh.values())?,
+            new: (form == Form::Appended).then(|| device.buffer("a run's keys and values", fresh.values())).transpose()?,
             embeds_in: device.host("rows in", chunk * shape.hidden)?,
             embeds: device.buffer("rows", chunk * shape.hidden)?,
             length_in: device.host("a count in", 1)?,
@@ -89,7 +89,7 @@ impl Memory {
     }
 
     pub fn bytes(&self) -> Bytes {
-        let kv = self.kv.bytes() + self.new.bytes();
+        let kv = self.kv.bytes() + self.new.as_ref().map_or(Bytes(0), DeviceBuffer::bytes);
         let rows = self.embeds_in.bytes() + self.embeds.bytes() + self.length_in.bytes() + self.length.bytes();
         let places = self.looking_in.bytes() + self.looking.bytes() + self.visual_in.bytes() + self.visual.bytes();
         let out = self.importance.bytes() + self.importance_out.bytes() + self.logits.bytes() + self.logits_out.bytes();
@@ -97,17 +97,21 @@ impl Memory {
     }
 }
 
-/// Of a block: what it is called where it is read, and where it is made.
+/// Of a block: what it is called where it is read, where it is made, and where it is kept with what was made.
 pub struct Names {
     pub cache: CString,
     pub new: CString,
+    pub kept: CString,
 }
 
 impl Names {
     /// Of all `layers` layers' blocks, in their order.
     pub fn of(layers: usize) -> Vec<Self> {
         let named = |text: String| CString::new(text).unwrap_or_default();
-        let block = |(layer, kind)| Self { cache: named(format!("{kind}_cache_{layer}")), new: named(format!("new_{kind}_{layer}")) };
+        let block = |(layer, kind)| {
+            let (cache, new) = (named(format!("{kind}_cache_{layer}")), named(format!("new_{kind}_{layer}")));
+            Self { cache, new, kept: named(format!("kept_{kind}_{layer}")) }
+        };
         (0..layers).flat_map(|layer| [(layer, "k"), (layer, "v")]).map(block).collect()
     }
 }

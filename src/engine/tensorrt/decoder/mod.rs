@@ -1,8 +1,9 @@
 //! The language model on a device: rows go in, logits and importance come out, keys and values stay there.
 //!
 //! The engines are those of `tools/export/decoder.py`: each takes a run of rows after `length` others and tells the run's keys and values, which are
-//! copied behind the others. A prompt goes through `prefill` in chunks, an answer token by token through `step`, the pass for importance through
-//! `anchor`, whose keys and values stand in the same memory and are forgotten with it. The caller's cache counts positions; its memory is not used.
+//! copied behind the others, or writes them there itself ([`Form`]). A prompt goes through `prefill` in chunks, an answer token by token through
+//! `step`, the pass for importance through `anchor`, whose keys and values stand in the same memory and are forgotten with it. The caller's cache
+//! counts positions; its memory is not used.
 //!
 //! # Why
 //! The table of embeddings stays on the host: a prompt is mostly rows, and a step wants one row of a table as large as a layer. Each sequence begins
@@ -19,8 +20,8 @@ use heapless::Vec as Few;
 use crate::arena::{Full, KvCache};
 use crate::config::ImportanceRows;
 use crate::engine::decoder::{Embed, finite, first_looking};
-use crate::engine::tensorrt::shim::{Bound, Device, DeviceEngine, Dtype, MAX_BINDINGS, ShimError, Stream, TensorInfo};
-use crate::engine::tensorrt::{id, names};
+use crate::engine::tensorrt::shim::{Bound, Device, DeviceEngine, Dtype, MAX_BINDINGS, Rows, ShimError, Stream, TensorInfo};
+use crate::engine::tensorrt::{Form, id, names};
 use crate::engine::{Decoder, DecoderError, DecoderShape, Segment};
 use crate::units::{Bytes, Tokens};
 use memory::{Memory, Names, bucket};
@@ -31,6 +32,7 @@ pub struct DecoderPlans<'a> {
     pub prefill: &'a [u8],
     pub step: &'a [u8],
     pub anchor: &'a [u8],
+    pub form: Form,
 }
 
 /// How much a decoder is to serve, none of it more than its engines were built for.
@@ -80,7 +82,7 @@ fn bind<'a>(to: &mut Bindings<'a>, bound: Bound<'a>) -> Result<(), ShimError> {
 struct Run {
     first: usize,
     rows: usize,
-    /// Positions that the caches are bound with.
+    /// Positions that the caches are bound with, where they aren't written in place.
     bound: usize,
 }
 
@@ -110,15 +112,16 @@ impl TensorrtDecoder {
         }
         let names = Names::of(shape.layers);
         let load = || {
-            let memory = Memory::new(device, &shape, sizes)?;
+            let memory = Memory::new(device, &shape, sizes, plans.form)?;
+            let tensors = |rows, anchor| tensors((&shape, &names), (sizes, plans.form), rows, anchor);
             let stream = device.stream()?;
             stream.zero_rows(&memory.kv, memory.cached.rows(0), [memory.cached.count, memory.cached.stride])?;
             Ok(Self {
                 id: id(device),
-                prefill: device.engine(plans.prefill, &tensors(&shape, &names, 0, None))?,
-                step: device.engine(plans.step, &tensors(&shape, &names, 1, None))?,
-                anchor: device.engine(plans.anchor, &tensors(&shape, &names, 0, Some(interface_layer)))?,
-                shape: shape.clone(),
+                prefill: device.engine(plans.prefill, &tensors(0, None))?,
+                step: device.engine(plans.step, &tensors(1, None))?,
+                anchor: device.engine(plans.anchor, &tensors(0, Some(interface_layer)))?,
+                shape,
                 interface_layer,
                 sizes,
                 embeddings,
@@ -151,10 +154,17 @@ impl TensorrtDecoder {
         bind(&mut bound, Bound::new(names::INPUTS_EMBEDS, &memory.embeds, &[run.rows, self.shape.hidden]))?;
         bind(&mut bound, Bound::new(names::LENGTH, &memory.length, &[1]))?;
         for (number, names) in self.names[..blocks].iter().enumerate() {
-            let cache = Bound::new(&names.cache, &memory.kv, &[run.bound, width]).at(number * memory.cached.stride);
-            bind(&mut bound, cache)?;
-            let new = Bound::new(&names.new, &memory.new, &[run.rows, width]).at(number * memory.fresh.stride);
-            bind(&mut bound, new)?;
+            let (at, in_place) = (number * memory.cached.stride, self.whole());
+            match &memory.new {
+                Some(new) => {
+                    bind(&mut bound, Bound::new(&names.cache, &memory.kv, &[run.bound, width]).at(at))?;
+                    bind(&mut bound, Bound::new(&names.new, new, &[run.rows, width]).at(number * memory.fresh.stride))?;
+                }
+                None => {
+                    bind(&mut bound, Bound::new(&names.cache, &memory.kv, &in_place).at(at))?;
+                    bind(&mut bound, Bound::new(&names.kept, &memory.kv, &in_place).at(at))?;
+                }
+            }
         }
         for more in more {
             bind(&mut bound, *more)?;
@@ -162,19 +172,31 @@ impl TensorrtDecoder {
         self.stream.enqueue(engine, &bound)
     }
 
-    /// Enqueues the copy of a run's keys and values behind the others.
+    /// Dimensions of a cache that is written in place.
+    fn whole(&self) -> [usize; 4] {
+        [1, self.shape.kv_heads, self.sizes.positions.get(), self.shape.head_dim]
+    }
+
+    /// Enqueues the copy of a run's keys and values behind the others, where the run hasn't written them there.
     fn append(&mut self, run: Run, blocks: usize) -> Result<(), ShimError> {
         let memory = &self.memory;
-        let (from, to) = ((&memory.new, memory.fresh.rows(0)), (&memory.kv, memory.cached.rows(run.first)));
         self.written = self.written.max(run.first + run.rows);
+        let Some(new) = &memory.new else { return Ok(()) };
+        let (from, to) = ((new, memory.fresh.rows(0)), (&memory.kv, memory.cached.rows(run.first)));
         self.stream.copy_rows(from, to, [blocks, run.rows * self.shape.kv_width()])
     }
 
     /// Zeros where there are keys and values.
     fn forget(&mut self) -> Result<(), ShimError> {
-        let cached = self.memory.cached;
-        if self.written > 0 {
-            self.stream.zero_rows(&self.memory.kv, cached.rows(0), [cached.count, self.written * self.shape.kv_width()])?;
+        let (memory, cached) = (&self.memory, self.memory.cached);
+        let [_, heads, positions, head_dim] = self.whole();
+        if self.written > 0 && memory.new.is_some() {
+            self.stream.zero_rows(&memory.kv, cached.rows(0), [cached.count, self.written * self.shape.kv_width()])?;
+        } else if self.written > 0 {
+            for block in 0..cached.count {
+                let rows = Rows { first: block * cached.stride, pitch: positions * head_dim };
+                self.stream.zero_rows(&memory.kv, rows, [heads, self.written * head_dim])?;
+            }
         }
         self.written = 0;
         Ok(())
@@ -217,7 +239,8 @@ impl TensorrtDecoder {
         // No tensor is empty: of a run that holds no looking row, some row looks at some key, and nothing is made of it.
         (rows[0], keys[0]) = (0, 0);
         rows.iter_mut().zip(looking.clone()).for_each(|(row, position)| *row = place(position - run.first));
-        let key = |position: usize| if position < run.first { position } else { run.bound + position - run.first };
+        let appended = memory.new.is_some();
+        let key = |position: usize| if position < run.first || !appended { position } else { run.bound + position - run.first };
         let (asked, seen) = if looking.is_empty() { (1, 1) } else { (looking.len(), looked.image.len()) };
         let shown = looked.image.clone().take(if looking.is_empty() { 0 } else { seen });
         keys.iter_mut().zip(shown).for_each(|(to, position)| *to = place(key(position)));
@@ -306,15 +329,26 @@ fn anchor_blocks(interface_layer: usize) -> usize {
 }
 
 /// What an engine's tensors are held to: of runs of `rows` positions (0: any), and of the anchor pass, where it is its engine.
-fn tensors<'a>(shape: &DecoderShape, names: &'a [Names], rows: usize, anchor: Option<usize>) -> Vec<(&'a CStr, TensorInfo)> {
+fn tensors<'a>(
+    (shape, names): (&DecoderShape, &'a [Names]),
+    (sizes, form): (DecoderSizes, Form),
+    rows: usize,
+    anchor: Option<usize>,
+) -> Vec<(&'a CStr, TensorInfo)> {
     let (f16, f32, i32) = (Dtype::F16, Dtype::F32, Dtype::I32);
     let info = TensorInfo::new;
     let mut wanted = vec![(names::INPUTS_EMBEDS, info(f16, &[rows, shape.hidden])), (names::LENGTH, info(i32, &[1]))];
     let blocks = anchor.map_or(names.len(), anchor_blocks);
     let cstr = |name: &'a CString| name.as_c_str();
+    let in_place = info(f16, &[1, shape.kv_heads, sizes.positions.get(), shape.head_dim]);
     for names in &names[..blocks] {
-        wanted.push((cstr(&names.cache), info(f16, &[0, shape.kv_width()])));
-        wanted.push((cstr(&names.new), info(f16, &[rows, shape.kv_width()])));
+        match form {
+            Form::Appended => {
+                wanted.push((cstr(&names.cache), info(f16, &[0, shape.kv_width()])));
+                wanted.push((cstr(&names.new), info(f16, &[rows, shape.kv_width()])));
+            }
+            Form::InPlace => wanted.extend([(cstr(&names.cache), in_place), (cstr(&names.kept), in_place)]),
+        }
     }
     match anchor {
         None => wanted.push((names::LOGITS, info(f32, &[shape.vocab]))),
