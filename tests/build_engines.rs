@@ -12,7 +12,7 @@ use common::path;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use uhr_edge::config::{Manifest, Profile};
-use uhr_edge::engine::tensorrt::{Built, Graph, Identity, Plan, RECORD, SEAL, built_in, sealed};
+use uhr_edge::engine::tensorrt::{Built, Form, Graph, Identity, Limits, Plan, RECORD, SEAL, built_in, numbered, sealed};
 use uhr_edge::planner::engine_limits;
 use uhr_edge::units::Tokens;
 
@@ -79,6 +79,23 @@ fn graphs() -> Vec<(&'static str, Vec<u8>)> {
         ("anchor", onnx(&anchor, "new_k_0 f16 rows,64;new_v_0 f16 rows,64;new_k_1 f16 rows,64;importance f32 visual", WEIGHTS)),
         ("merge", onnx("rows f32 rows,192;slots i32 rows;shares f32 rows;tokens_before f32 tokens,192", "tokens f32 tokens,192", &[])),
     ]
+}
+
+/// With the decoder's graphs that write keys and values in place.
+fn both_forms() -> Vec<(&'static str, Vec<u8>)> {
+    let heads = |text: &str| text.replace("new_", "kept_").replace("cache,64", "1,2,cache,32").replace("rows,64", "1,2,cache,32");
+    let embeds = "inputs_embeds f16 rows,192;length i32 1";
+    let (caches, kept) = (heads(CACHES), heads(NEW));
+    let (kept_keys, _) = kept.rsplit_once(';').unwrap();
+    let (keys, _) = caches.rsplit_once(';').unwrap();
+    let run = |embeds: &str| onnx(&format!("{embeds};{caches}"), &format!("{kept};logits f32 512"), WEIGHTS);
+    let looks = format!("{embeds};query_rows i32 looking;visual_keys i32 visual;{keys}");
+    let forms = [
+        ("in-place.prefill", run(embeds)),
+        ("in-place.step", run(&embeds.replace("rows", "1"))),
+        ("in-place.anchor", onnx(&looks, &format!("{kept_keys};importance f32 visual"), WEIGHTS)),
+    ];
+    graphs().into_iter().chain(forms).collect()
 }
 
 /// A copy of the committed package with graphs for TensorRT, profiles of the made-up device, and what a builder was asked.
@@ -287,6 +304,69 @@ fn the_builder_is_asked_for_what_the_profile_needs() {
         assert_eq!((record.gpu.as_str(), record.identity()), ("fake", Identity::default()));
         assert_eq!(bench.unfinished(), 0);
     }
+}
+
+#[test]
+fn the_decoders_form_is_what_the_tensorrt_runs() {
+    let cases = [
+        (both_forms(), [10, 3, 0, 30], Form::Appended),
+        (both_forms(), [10, 14, 1, 48], Form::Appended),
+        (both_forms(), [10, 15, 1, 29], Form::InPlace),
+        (both_forms(), [11, 1, 0, 1], Form::InPlace),
+        (both_forms(), [1, 6, 0, 1], Form::Appended),
+        (both_forms(), [1, 7, 1, 116], Form::InPlace),
+        (graphs(), [1, 7, 1, 116], Form::Appended),
+    ];
+    for (graphs, tensorrt, form) in cases {
+        let bench = Bench::of(&graphs);
+        // Its plan is what it was given, and what it found beside that.
+        let script = bench.trtexec("cat \"$onnx\" \"$(dirname \"$onnx\")/decoder.weights\" > \"$plan\"");
+        std::fs::write(&script, std::fs::read_to_string(&script).unwrap().replace("[TensorRT v100300]", "")).unwrap();
+        let identity = Identity { tensorrt, compute: [8, 6] };
+        let told = tensorrt.map(|part| part.to_string()).join(".");
+        let build = |profile: &str| {
+            let to = ["--rtx", path(&script), "--compute", "8.6", "--tensorrt", &told];
+            well(&bench.command(profile, &to).output().unwrap());
+            bench.asked()
+        };
+        let asked = build("a6000");
+        let manifest = Manifest::load(&bench.package()).unwrap();
+        let built = Built::open(&built_in(&bench.plans(), "uhr-nano", &identity), &manifest, &identity).unwrap();
+        let limits = engine_limits(&Profile::load(path(&bench.profile("a6000"))).unwrap(), &manifest).unwrap();
+        let less = Limits { positions: Tokens(6_000), ..limits };
+        assert_eq!(built.form(), form, "{told}");
+        built.serves(&limits).unwrap();
+        let file = |graph: Graph| graph.file(manifest.tensorrt.as_ref().unwrap(), form).unwrap().path.clone();
+        let given = |graph| match form {
+            Form::Appended => std::fs::read(file(graph)).unwrap(),
+            Form::InPlace => numbered(&file(graph), limits.positions).unwrap(),
+        };
+        for graph in [Graph::Prefill, Graph::Step, Graph::Anchor] {
+            let plan = [&given(graph)[..], b"weights of three graphs"].concat();
+            assert_eq!(Plan::from(&built.plan(graph).unwrap()).bytes(&identity).unwrap(), plan, "{told}: {graph}");
+        }
+        // The caches' shapes are the graph's own where they are written in place, and engines of other positions are others.
+        assert_eq!(asked.iter().flatten().any(|line| line.contains("k_cache")), form == Form::Appended);
+        match form {
+            Form::Appended => built.serves(&less).unwrap(),
+            Form::InPlace => {
+                let refused = built.serves(&less).unwrap_err().to_string();
+                assert!(refused.contains("wanted engines for 6000 positions, as many as that, found those for 12188"), "{refused}");
+                assert_eq!((build("a6000").len(), build("orin-nano-8").len()), (0, 4));
+            }
+        }
+    }
+    // A graph that doesn't leave the rows of its caches open.
+    let mut graphs = both_forms();
+    graphs[7].1 = onnx("inputs_embeds f16 1,192;length i32 1;k_cache_0 f16 1,2,9,32", "kept_k_0 f16 1,2,9,32;logits f32 512", WEIGHTS);
+    let bench = Bench::of(&graphs);
+    let script = bench.trtexec(WHOLE);
+    let to = ["--rtx", path(&script), "--compute", "8.6", "--tensorrt", "1.7.1.116", "--dry-run"];
+    let (code, said) = said(&bench.command("a6000", &to).output().unwrap());
+    assert!(
+        code != 0 && said.contains("in-place.step.onnx: tensor kept_k_0: wanted f16 [a number, a number, any, a number]"),
+        "{code}: {said}"
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The graphs that tools/export writes for TensorRT, behind the made-up library that runs them on the CPU: encoder, projector and decoder say what the
 //! CPU's own engines say of the same weights, and k-means parts views as the CPU's does. What is shown is what the graphs compute and that they are bound right, not how TensorRT runs them.
+//! The library writes keys and values in place as TensorRT does, an output being the memory of an input; its `TensorScatter` is its own.
 //! The same of a whole answer, by way of a folder of built engines. The package: tools/vectors/tensorrt_graphs.py.
 
 mod common;
@@ -19,14 +20,14 @@ use uhr_edge::engine::decoder::{Embeddings, Llama, argmax};
 use uhr_edge::engine::onnx::{EncoderShape, OnnxEncoder, OnnxProjector};
 use uhr_edge::engine::tensorrt::fake::{self, FakeDevice, FakeSettings, Live};
 use uhr_edge::engine::tensorrt::{
-    DecoderPlans, DecoderSizes, Device, Entry, Graph, Record, RowsOf, TensorrtDecoder, TensorrtEncoder, TensorrtKmeans, TensorrtProjector,
-    built_in, sealed, told_digest,
+    DecoderPlans, DecoderSizes, Device, Entry, Form, Graph, Limits, Record, RowsOf, Shapes, TensorrtDecoder, TensorrtEncoder,
+    TensorrtKmeans, TensorrtProjector, built_in, numbered, sealed, told_digest,
 };
 use uhr_edge::engine::{Decoder, EngineError, Projector, Segment, VisionEncoder};
 use uhr_edge::kernels::{Isa, Pool};
 use uhr_edge::pipeline::PipelineError;
 use uhr_edge::planner;
-use uhr_edge::units::{Bytes, Px, Tokens};
+use uhr_edge::units::{Bytes, Px, Tiles, Tokens};
 
 /// Of products of f16 in these networks against products of f32: largest difference of a logit, of importance relative to its largest, of features.
 const LOGITS: f32 = 0.01;
@@ -48,15 +49,33 @@ fn opened() -> (FakeDevice, Device) {
     (fake, device)
 }
 
-fn decoders(device: &Device, chunk: u32) -> [Box<dyn Decoder>; 2] {
+/// The CPU's, and the device's in both forms.
+fn decoders(device: &Device, chunk: u32) -> [Box<dyn Decoder>; 3] {
     let sizes = DecoderSizes { positions: Tokens(400), chunk: Tokens(chunk), visual: Tokens(64) };
-    let [prefill, step, anchor] = ["prefill.onnx", "step.onnx", "anchor.onnx"].map(plan);
-    let (table, shape) = Embeddings::load(&file("decoder.gguf")).unwrap();
-    let plans = DecoderPlans { prefill: (&prefill).into(), step: (&step).into(), anchor: (&anchor).into() };
-    let there = TensorrtDecoder::load(device, &plans, (Box::new(table), shape), INTERFACE, sizes).unwrap();
     let here = Llama::load(&file("decoder.gguf"), sizes.positions, Arc::new(Pool::new(1))).unwrap();
-    assert_eq!(there.shape(), here.shape());
-    [Box::new(here), Box::new(there)]
+    let DecoderSizes { positions, chunk, visual } = sizes;
+    let limits = Limits { positions, usual: positions, chunk, visual, tiles: Tiles(1), clusters: 1, budget: visual };
+    let [appended, in_place] = [Form::Appended, Form::InPlace].map(|form| {
+        let graphs = Manifest::load(&file("")).unwrap().tensorrt.unwrap();
+        let [prefill, step, anchor] = [Graph::Prefill, Graph::Step, Graph::Anchor].map(|graph| {
+            let path = &graph.file(&graphs, form).unwrap().path;
+            // As `model build-engines` gives it to a builder.
+            let room = Shapes::read((graph, form), path, None, &limits).unwrap().room;
+            assert_eq!(room, (form == Form::InPlace).then_some(sizes.positions));
+            sealed(&fake::IDENTITY, &room.map_or_else(|| std::fs::read(path).unwrap(), |room| numbered(path, room).unwrap()))
+        });
+        let (table, shape) = Embeddings::load(&file("decoder.gguf")).unwrap();
+        let plans = DecoderPlans { prefill: (&prefill).into(), step: (&step).into(), anchor: (&anchor).into(), form };
+        let there = TensorrtDecoder::load(device, &plans, (Box::new(table), shape.clone()), INTERFACE, sizes).unwrap();
+        assert_eq!(there.shape(), here.shape());
+        // Engines of one form are none of the other.
+        let other = DecoderPlans { form: if form == Form::InPlace { Form::Appended } else { Form::InPlace }, ..plans };
+        let (table, _) = Embeddings::load(&file("decoder.gguf")).unwrap();
+        let refused = TensorrtDecoder::load(device, &other, (Box::new(table), shape), INTERFACE, sizes).err().unwrap();
+        assert!(refused.to_string().contains("k_cache_0"), "{refused}");
+        there
+    });
+    [Box::new(here), Box::new(appended), Box::new(in_place)]
 }
 
 fn cache(decoder: &dyn Decoder) -> KvCache {
@@ -109,11 +128,13 @@ fn the_greedy_text_is_that_of_the_cpus_decoder() {
             }
             (ids, logits)
         });
-        let [(wanted, here), (found, there)] = &said;
-        let off = furthest(there, here);
-        println!("{counts:?} in runs of {chunk}: {wanted:?}, logits within {off}");
-        assert_eq!(found, wanted);
-        assert!(off < LOGITS, "{off}");
+        let [(wanted, here), device @ ..] = &said;
+        for ((found, there), form) in device.iter().zip([Form::Appended, Form::InPlace]) {
+            let off = furthest(there, here);
+            println!("{counts:?} in runs of {chunk}, {form:?}: {wanted:?}, logits within {off}");
+            assert_eq!(found, wanted);
+            assert!(off < LOGITS, "{off}");
+        }
     }
 }
 
@@ -123,7 +144,7 @@ fn importance_is_that_of_the_cpus_decoder() {
     // In one run; with looking rows in one of several and in three; with all of the image before the run that looks.
     for (chunk, counts) in [(64, [3, 20, 6]), (16, [5, 40, 4]), (16, [10, 40, 30]), (8, [2, 6, 20])] {
         for rows in [ImportanceRows::AllText, ImportanceRows::LastToken] {
-            let [wanted, found] = decoders(&device, chunk).map(|mut decoder| {
+            let [wanted, device @ ..] = decoders(&device, chunk).map(|mut decoder| {
                 let prompt = Prompt::new(9, counts, decoder.shape().hidden, decoder.shape().vocab);
                 let (mut kv, mut scores) = (cache(&*decoder), vec![0.0; counts[1]]);
                 decoder.prefill(&mut kv, &prompt.segments()).unwrap();
@@ -131,9 +152,11 @@ fn importance_is_that_of_the_cpus_decoder() {
                 scores
             });
             let largest = wanted.iter().copied().fold(0.0, f32::max);
-            let off = furthest(&found, &wanted) / largest;
-            println!("{counts:?} in runs of {chunk}, {rows:?}: largest {largest}, within {off} of it");
-            assert!(largest > 0.0 && off < IMPORTANCE, "{off}");
+            for (found, form) in device.iter().zip([Form::Appended, Form::InPlace]) {
+                let off = furthest(found, &wanted) / largest;
+                println!("{counts:?} in runs of {chunk}, {rows:?}, {form:?}: largest {largest}, within {off} of it");
+                assert!(largest > 0.0 && off < IMPORTANCE, "{off}");
+            }
         }
     }
 }
@@ -445,7 +468,7 @@ fn build(profile: &Path, folder: &Path) -> PathBuf {
     let folder = built_in(&folder.join("plans"), &manifest.name, &fake::IDENTITY);
     std::fs::create_dir_all(&folder).unwrap();
     for graph in Graph::ALL {
-        let Some(source) = graph.file(manifest.tensorrt.as_ref().unwrap()) else { continue };
+        let Some(source) = graph.file(manifest.tensorrt.as_ref().unwrap(), Form::Appended) else { continue };
         let onnx = std::fs::read(&source.path).unwrap();
         let plan = sealed(&fake::IDENTITY, &onnx);
         let file = format!("{graph}.plan");

@@ -44,11 +44,21 @@ pub struct Graphs {
     pub prefill: GraphFile,
     pub step: GraphFile,
     pub anchor: GraphFile,
+    /// The decoder's once more, for a TensorRT that writes keys and values in place.
+    pub in_place: Option<DecoderGraphs>,
     pub kmeans: Option<GraphFile>,
     pub centres: Option<GraphFile>,
     pub merge: Option<GraphFile>,
     /// What the decoder's graphs refer to, where their weights aren't in themselves.
     pub weights: Option<GraphFile>,
+}
+
+/// A form of the decoder's.
+#[derive(Clone, Debug)]
+pub struct DecoderGraphs {
+    pub prefill: GraphFile,
+    pub step: GraphFile,
+    pub anchor: GraphFile,
 }
 
 /// A file of `[tensorrt]`.
@@ -210,10 +220,19 @@ struct GraphsFile {
     prefill: String,
     step: String,
     anchor: String,
+    in_place: Option<DecoderGraphsFile>,
     kmeans: Option<String>,
     centres: Option<String>,
     merge: Option<String>,
     weights: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct DecoderGraphsFile {
+    prefill: String,
+    step: String,
+    anchor: String,
 }
 
 #[derive(Deserialize)]
@@ -304,6 +323,10 @@ impl Manifest {
                     let digest = digest.ok_or_else(|| value("files", format!("{name:?}"), "64 hexadecimal digits of a sha256"))?;
                     Ok::<_, ConfigError>(GraphFile { path, digest })
                 };
+                let in_place = |graphs: &DecoderGraphsFile| {
+                    let (prefill, step, anchor) = (file(&graphs.prefill)?, file(&graphs.step)?, file(&graphs.anchor)?);
+                    Ok::<_, ConfigError>(DecoderGraphs { prefill, step, anchor })
+                };
                 let maybe = |name: &Option<String>| name.as_deref().map(file).transpose();
                 Some(Graphs {
                     encoder: file(&graphs.encoder)?,
@@ -312,6 +335,7 @@ impl Manifest {
                     prefill: file(&graphs.prefill)?,
                     step: file(&graphs.step)?,
                     anchor: file(&graphs.anchor)?,
+                    in_place: graphs.in_place.as_ref().map(in_place).transpose()?,
                     kmeans: maybe(&graphs.kmeans)?,
                     centres: maybe(&graphs.centres)?,
                     merge: maybe(&graphs.merge)?,

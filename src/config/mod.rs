@@ -17,7 +17,7 @@ use std::path::PathBuf;
 pub use budget::{Budget, PRESETS};
 pub use device::{Device, LadderStep, Qualification, Thermal};
 pub use link::{Link, LinkAddress, LinkLine};
-pub use manifest::{BUILT_FOLDER, Digest, GraphFile, Graphs, Language, Manifest, Prompt, SelfTest, Vision, package_files};
+pub use manifest::{BUILT_FOLDER, DecoderGraphs, Digest, GraphFile, Graphs, Language, Manifest, Prompt, SelfTest, Vision, package_files};
 pub use policy::{ClusterOn, ClusterRule, ImportanceRows, Keep, POLICIES, Padding, Policy, Start, Stop};
 pub use profile::{Bands, Birch, Compression, EngineKind, Engines, FrameLimits, Profile, Shim, TokenLimits};
 pub use serve::{JournalSettings, LogLevel, Serve};

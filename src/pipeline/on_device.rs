@@ -5,8 +5,8 @@ use crate::config::{EngineKind, Manifest, Profile, Shim};
 use crate::engine::decoder::Embeddings;
 use crate::engine::onnx::EncoderShape;
 use crate::engine::tensorrt::{
-    Built, BuiltError, DecoderPlans, DecoderSizes, Device, Graph, Plan, RECORD, Room, RowsOf, ShimError, TensorrtDecoder, TensorrtEncoder,
-    TensorrtKmeans, TensorrtProjector, WholePlan, built_in, fake, first_device, plans_folder,
+    Built, BuiltError, DecoderPlans, DecoderSizes, Device, Form, Graph, Plan, RECORD, Room, RowsOf, ShimError, TensorrtDecoder,
+    TensorrtEncoder, TensorrtKmeans, TensorrtProjector, WholePlan, built_in, fake, first_device, plans_folder,
 };
 use crate::engine::{DecoderShape, EngineError};
 use crate::kernels::Isa;
@@ -79,7 +79,7 @@ impl OnDevice {
             }
         }
         if language {
-            TensorrtDecoder::buffers(&mut room, &shape, sizes);
+            TensorrtDecoder::buffers(&mut room, &shape, sizes, built.form());
         }
         let with =
             if vision && *method == Method::Kmeans { Self::with_kmeans(built, (profile, manifest), &room, shape.hidden)? } else { None };
@@ -190,7 +190,8 @@ impl OnDevice {
             return Ok(fake::decoder(&self.device, shape, answer, sizes)?);
         };
         let (table, shape) = Embeddings::load(&manifest.language.decoder)?;
-        let plans = DecoderPlans { prefill, step, anchor };
+        let form = self.built.as_ref().map_or(Form::Appended, Built::form);
+        let plans = DecoderPlans { prefill, step, anchor, form };
         let layer = manifest.language.interface_layer;
         Ok(TensorrtDecoder::load(&self.device, &plans, (Box::new(table), shape), layer, sizes)?)
     }

@@ -1,6 +1,6 @@
 """Every graph that tools/export writes, of drawn weights: ONNX Runtime against NumPy in f32, and the INT4 decoder against this binary's own of the same package.
 
-f32: cosine 0.9999 or more. INT4: the arg-max is the same wherever the two best differ by more than 0.1 in log-probability, the five best within 0.1.
+f32: cosine 0.9999 or more; so too between the decoder's two forms, keys and values appended or written in place. INT4: the arg-max is the same wherever the two best differ by more than 0.1 in log-probability, the five best within 0.1.
 PyTorch's own modules are held against the same graphs by hand: `tools/export/export.py … --parity`.
 """
 
@@ -104,6 +104,31 @@ class Decoder:
         return self.run(self.anchor, embeds[BEFORE:], query_rows=looking - BEFORE, visual_keys=keys)["importance"]
 
 
+class InPlace(Decoder):
+    """The same of the graphs that write keys and values where they stay."""
+
+    def __init__(self, folder, model):
+        self.prefill, self.step, self.anchor = (Session(folder / f"{name}_in_place.onnx") for name in ("prefill", "step", "anchor"))
+        self.model, self.length = model, 0
+        shape = [1, model.kv_heads, POSITIONS + 7, model.head_dim]
+        self.caches = {f"{kind}_cache_{n}": np.full(shape, 3.0, np.float32) for n in range(model.layers) for kind in "kv"}
+
+    def run(self, session, embeds, **more):
+        out = session(inputs_embeds=embeds, length=[self.length], **self.caches, **more)
+        self.caches |= {name.replace("kept_", "").replace("_", "_cache_"): rows for name, rows in out.items() if name.startswith("kept_")}
+        self.length += len(embeds)
+        return out
+
+    def rows(self, name):
+        """As [`Decoder`] keeps them."""
+        return self.caches[name][0].transpose(1, 0, 2).reshape(-1, self.model.kv_width)
+
+    def importance(self, embeds, looking, visual):
+        self.length = 0
+        self.run(self.anchor, embeds[:BEFORE], query_rows=[0], visual_keys=visual * 0)
+        return self.run(self.anchor, embeds[BEFORE:], query_rows=looking - BEFORE, visual_keys=visual)["importance"]
+
+
 def vision(checkpoint, folder, rng):
     tower = checkpoint.tower
     tiles = rng.standard_normal((2, 3, tower.image, tower.image), np.float32)
@@ -130,10 +155,16 @@ def language(checkpoint, folder, rng, least, change=lambda weights: weights):
     for number, (keys, values) in enumerate(cached):
         alike(f"keys of layer {number}", found.caches[f"k_cache_{number}"][:POSITIONS], keys, least)
         alike(f"values of layer {number}", found.caches[f"v_cache_{number}"][:POSITIONS], values, least)
+    other = InPlace(folder / "tensorrt", model)
+    alike("in place: logits, against those of the other form", other.logits(embeds), found.logits(embeds))
+    for name in found.caches:
+        alike(f"in place: {name}", other.rows(name)[:POSITIONS], found.caches[name][:POSITIONS])
     visual = np.arange(5, 60)
     for told, looking in [("the last row", np.array([POSITIONS - 1])), ("all rows after the image", np.arange(60, POSITIONS))]:
         wanted = reference.Qwen2(model, change).importance(embeds, INTERFACE, looking, visual)
-        alike(f"anchor, {told}: importance", Decoder(folder / "tensorrt", model).importance(embeds, looking, visual), wanted, least)
+        found = Decoder(folder / "tensorrt", model).importance(embeds, looking, visual)
+        alike(f"anchor, {told}: importance", found, wanted, least)
+        alike(f"anchor in place, {told}: importance, against that of the other form", InPlace(folder / "tensorrt", model).importance(embeds, looking, visual), found)
 
 
 def compression(folder, width, rng):

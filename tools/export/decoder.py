@@ -1,4 +1,5 @@
-"""Graphs of the Qwen2 decoder for TensorRT, with keys and values that the host appends (opset 21; no operator that TensorRT 10.3 lacks).
+"""Graphs of the Qwen2 decoder for TensorRT, in two forms: the host appends keys and values (opset 21; no operator that TensorRT 10.3 lacks), or TensorScatter
+writes them where they stay (opset 24; TensorRT 10.15 and later).
 
 Every graph takes a run of T positions after `length` others and tells their keys and values; the caller copies those behind the others, one copy a layer and kind.
 
@@ -12,15 +13,23 @@ Every graph takes a run of T positions after `length` others and tells their key
 
 So S may stay the same from step to step (a captured CUDA graph), and a cache of more rows is the same memory bound with a larger S.
 
+In place there is no `new_…`; a cache is `[1, kv_heads, S, head_dim]`, S at least `length + T`, and comes out again:
+
+| name | | |
+|---|---|---|
+| `kept_k_I`, `kept_v_I` | out | as the caches, and the same memory: positions `length` to `length + T` are written |
+
+S is the same in every run then, since a head's rows lie S apart, and all of them are looked at. The numbers are those of the first form, summed in another order.
+
 The anchor pass stops at the interface layer L (from 1), of which it makes keys and attention only:
 
 | name | | |
 |---|---|---|
 | `query_rows` | in | `[M]` i32: which of the run's positions look (policy `released`: the prompt's last; `paper`: all text after the image) |
-| `visual_keys` | in | `[N_1]` i32: where the visual tokens lie among the S + T keys: a cached position at its number, the run's position t at S + t |
+| `visual_keys` | in | `[N_1]` i32: where the visual tokens lie among the S + T keys: a cached position at its number, the run's position t at S + t (in place: each at its number) |
 | `importance` | out | `[N_1]` f32: the mean of those rows over all heads of L |
 
-It has no `v_cache_{L-1}`, `new_v_{L-1}` and nothing of later layers. A prompt longer than a run goes through in several; only those that hold a looking row give
+It has no `v_cache_{L-1}`, `new_v_{L-1}`, `kept_v_{L-1}` and nothing of later layers. A prompt longer than a run goes through in several; only those that hold a looking row give
 an importance that is used (rows of several runs: the mean weighted by M).
 
 The residual stream, norms, rotation and softmax are f32, products of `dtype`.
@@ -30,7 +39,7 @@ import numpy as np
 
 from graph import Graph
 
-OPSET = 21
+OPSET, OPSET_IN_PLACE = 21, 24
 HIDDEN = -1e9
 NOWHERE = 1e9
 
@@ -38,8 +47,9 @@ NOWHERE = 1e9
 class Builder:
     """A graph of `model`'s layers in `bits` (4, or 16: as `dtype` has it) on a run of `rows` positions (None: dynamic)."""
 
-    def __init__(self, name, model, shared, bits=4, dtype=np.float16, rows=None):
-        self.g, self.model, self.bits, self.dtype = Graph(name, OPSET, shared), model, bits, dtype
+    def __init__(self, name, model, shared, bits=4, dtype=np.float16, rows=None, in_place=False):
+        self.g, self.model, self.bits, self.dtype = Graph(name, OPSET_IN_PLACE if in_place else OPSET, shared), model, bits, dtype
+        self.in_place = in_place
         self.rows = "rows" if rows is None else rows
         self.embeds = self.g.input("inputs_embeds", dtype, [self.rows, model.hidden])
         self.length = self.g.input("length", np.int32, [1])
@@ -47,24 +57,33 @@ class Builder:
 
     def cache(self, kind, number):
         if (kind, number) not in self.caches:
-            self.caches[kind, number] = self.g.input(f"{kind}_cache_{number}", self.dtype, ["cache", self.model.kv_width])
+            self.caches[kind, number] = self.g.input(f"{kind}_cache_{number}", self.dtype, self.cache_shape)
         return self.caches[kind, number]
 
-    def range(self, value):
-        """0, 1, … up to the first dimension of `value`, f32."""
+    @property
+    def cache_shape(self):
+        model = self.model
+        return [1, model.kv_heads, "cache", model.head_dim] if self.in_place else ["cache", model.kv_width]
+
+    def range(self, value, axis=0):
+        """0, 1, … up to a dimension of `value`, f32."""
         g = self.g
-        count = g.op("Squeeze", g.op("Slice", g.op("Shape", value), g.ints(0), g.ints(1)), g.ints(0))
+        count = g.op("Squeeze", g.op("Slice", g.op("Shape", value), g.ints(axis), g.ints(axis + 1)), g.ints(0))
         return g.cast(g.op("Range", g.constant(np.array(0, np.int64)), count, g.constant(np.array(1, np.int64))), np.float32)
 
     def places(self):
-        """Cosines and sines [T, 1, head_dim/2] of the run's positions, and what is added to scores [T, S + T]."""
+        """Cosines and sines [T, 1, head_dim/2] of the run's positions, and what is added to scores [T, keys]."""
         g, model = self.g, self.model
         before = g.cast(self.length, np.float32)
         position = g.op("Unsqueeze", g.op("Add", self.range(self.embeds), before), g.ints(1))
-        cached = self.range(self.cache("k", 0))
-        cached = g.op("Where", g.op("Less", cached, before), cached, g.constant(np.array(NOWHERE, np.float32)))
-        keys = g.op("Unsqueeze", g.op("Concat", cached, g.op("Squeeze", position, g.ints(1)), axis=0), g.ints(0))
-        seen = g.op("LessOrEqual", keys, position)
+        if self.in_place:
+            keys = self.range(self.cache("k", 0), axis=2)
+            self.at = g.cast(self.length, np.int64)
+        else:
+            cached = self.range(self.cache("k", 0))
+            cached = g.op("Where", g.op("Less", cached, before), cached, g.constant(np.array(NOWHERE, np.float32)))
+            keys = g.op("Concat", cached, g.op("Squeeze", position, g.ints(1)), axis=0)
+        seen = g.op("LessOrEqual", g.op("Unsqueeze", keys, g.ints(0)), position)
         self.mask = g.op("Where", seen, g.constant(np.array(0, np.float32)), g.constant(np.array(HIDDEN, np.float32)))
         frequencies, magnitude = model.rotation
         angle = g.op("Unsqueeze", g.op("Mul", position, g.constant(frequencies[None].astype(np.float32))), g.ints(1))
@@ -97,22 +116,37 @@ class Builder:
         return g.op("Concat", *turned, axis=-1)
 
     def keys(self, normed, number):
-        """The layer's keys of cache and run, [kv_heads, 1, head_dim, S + T]; the run's are told."""
+        """The layer's keys of cache and run, [kv_heads, 1, head_dim, keys]."""
         g, model = self.g, self.model
         at = f"layers.{number}.self_attn."
         flat = g.op("Reshape", self.rotated(self.linear(normed, at + "k_proj", (model.kv_width, model.hidden), True), model.kv_heads), g.ints(-1, model.kv_width))
         new = g.cast(flat, self.dtype)
-        g.output(new, f"new_k_{number}", self.dtype, [self.rows, model.kv_width])
-        both = g.op("Concat", self.cache("k", number), new, axis=0)
-        return g.op("Transpose", g.op("Reshape", both, g.ints(-1, model.kv_heads, 1, model.head_dim)), perm=[1, 2, 3, 0])
+        if self.in_place:
+            return g.op("Transpose", self.kept("k", number, new), perm=[1, 0, 3, 2])
+        return g.op("Transpose", self.appended("k", number, new), perm=[1, 2, 3, 0])
 
     def values(self, normed, number):
-        """As [`keys`], [kv_heads, 1, S + T, head_dim]."""
+        """As [`keys`], [kv_heads, 1, keys, head_dim]."""
         g, model = self.g, self.model
         new = self.linear(normed, f"layers.{number}.self_attn.v_proj", (model.kv_width, model.hidden), True)
-        g.output(new, f"new_v_{number}", self.dtype, [self.rows, model.kv_width])
-        both = g.op("Concat", self.cache("v", number), new, axis=0)
-        return g.op("Transpose", g.op("Reshape", both, g.ints(-1, model.kv_heads, 1, model.head_dim)), perm=[1, 2, 0, 3])
+        if self.in_place:
+            return g.op("Transpose", self.kept("v", number, new), perm=[1, 0, 2, 3])
+        return g.op("Transpose", self.appended("v", number, new), perm=[1, 2, 0, 3])
+
+    def appended(self, kind, number, new):
+        """A cache and behind it the run's rows [T, kv_width], which are told: [S + T, kv_heads, 1, head_dim]."""
+        g, model = self.g, self.model
+        g.output(new, f"new_{kind}_{number}", self.dtype, [self.rows, model.kv_width])
+        both = g.op("Concat", self.cache(kind, number), new, axis=0)
+        return g.op("Reshape", both, g.ints(-1, model.kv_heads, 1, model.head_dim))
+
+    def kept(self, kind, number, new):
+        """A cache with the run's rows [T, kv_width] in their places: [1, kv_heads, S, head_dim]. TensorRT wants it to be an output itself."""
+        g, model = self.g, self.model
+        rows = g.op("Transpose", g.op("Reshape", new, g.ints(1, -1, model.kv_heads, model.head_dim)), perm=[0, 2, 1, 3])
+        name = f"kept_{kind}_{number}"
+        g.declare(g.op("TensorScatter", self.cache(kind, number), rows, self.at, name=name, axis=-2), self.dtype, self.cache_shape)
+        return name
 
     def queries(self, normed, number):
         """[T, heads, head_dim] f32, scaled."""
@@ -121,7 +155,7 @@ class Builder:
         return self.g.op("Mul", turned, self.g.constant(np.array(model.head_dim**-0.5, np.float32)))
 
     def attention(self, queries, keys, mask):
-        """Softmax weights [kv_heads, group, rows, S + T] f32 of queries [rows, heads, head_dim]."""
+        """Softmax weights [kv_heads, group, rows, keys] f32 of queries [rows, heads, head_dim]."""
         g, model = self.g, self.model
         group = model.heads // model.kv_heads
         split = g.op("Transpose", g.op("Reshape", queries, g.ints(-1, model.kv_heads, group, model.head_dim)), perm=[1, 2, 0, 3])
@@ -149,9 +183,9 @@ class Builder:
         g.output(g.op("Squeeze", g.cast(product, np.float32), g.ints(0)), "logits", np.float32, [model.vocab])
 
 
-def run(model, shared, bits=4, dtype=np.float16, rows=None):
+def run(model, shared, bits=4, dtype=np.float16, rows=None, in_place=False):
     """The whole decoder on a run of positions: `rows` None for the prefill, 1 for a step."""
-    builder = Builder("step" if rows == 1 else "prefill", model, shared, bits, dtype, rows)
+    builder = Builder("step" if rows == 1 else "prefill", model, shared, bits, dtype, rows, in_place)
     builder.places()
     x = builder.g.cast(builder.embeds, np.float32)
     for number in range(model.layers):
@@ -160,11 +194,11 @@ def run(model, shared, bits=4, dtype=np.float16, rows=None):
     return builder.g
 
 
-def anchor(model, interface_layer, shared, bits=4, dtype=np.float16):
+def anchor(model, interface_layer, shared, bits=4, dtype=np.float16, in_place=False):
     """The anchor pass, as far as the attention of layer `interface_layer`."""
     if not 1 <= interface_layer <= model.layers:
         raise ValueError(f"interface layer: wanted 1 to {model.layers}, found {interface_layer}")
-    builder = Builder("anchor", model, shared, bits, dtype)
+    builder = Builder("anchor", model, shared, bits, dtype, in_place=in_place)
     g = builder.g
     rows, visual = g.input("query_rows", np.int32, ["looking"]), g.input("visual_keys", np.int32, ["visual"])
     builder.places()

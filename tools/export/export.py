@@ -34,7 +34,7 @@ def networks(checkpoint, out):
 
 
 def tensorrt(checkpoint, out, interface_layer, bits=4, dtype=np.float16):
-    """The graphs that `build-engines` makes engines from, and their files. The decoder's three share the weights in `decoder.weights`."""
+    """The graphs that `build-engines` makes engines from, and their files. The decoder's, three a form, share the weights in `decoder.weights`."""
     out.mkdir(exist_ok=True)
     files = {"encoder": "encoder.onnx", "projector": "projector.onnx"} | ({"token-mlp": "token_mlp.onnx"} if checkpoint.token_mlp else {})
     files |= {name: f"{name}.onnx" for name in ("prefill", "step", "anchor", "merge")} | {"weights": "decoder.weights"}
@@ -45,10 +45,12 @@ def tensorrt(checkpoint, out, interface_layer, bits=4, dtype=np.float16):
     if checkpoint.token_mlp:
         vision.mlp(checkpoint.token_mlp, ("tokens", "refined"), opset, dtype, (half, np.float32)).save(out / "token_mlp.onnx")
     shared = Shared(out / "decoder.weights")
-    decoder.run(model, shared, bits, dtype).save(out / "prefill.onnx")
-    decoder.run(model, shared, bits, dtype, rows=1).save(out / "step.onnx")
-    decoder.anchor(model, interface_layer, shared, bits, dtype).save(out / "anchor.onnx")
+    for in_place, end in ((False, ""), (True, "_in_place")):
+        decoder.run(model, shared, bits, dtype, in_place=in_place).save(out / f"prefill{end}.onnx")
+        decoder.run(model, shared, bits, dtype, rows=1, in_place=in_place).save(out / f"step{end}.onnx")
+        decoder.anchor(model, interface_layer, shared, bits, dtype, in_place=in_place).save(out / f"anchor{end}.onnx")
     shared.close()
+    files |= {f"in-place.{name}": f"{name}_in_place.onnx" for name in ("prefill", "step", "anchor")}
     # Policy `paper` clusters features, `released` projected tokens.
     for width in {checkpoint.tower.hidden, model.hidden}:
         cluster.kmeans(width).save(out / f"kmeans_{width}.onnx")
@@ -102,7 +104,7 @@ def parse(arguments=None):
     parser.add_argument("--system", default=package.SYSTEM)
     parser.add_argument("--weights", default="q4_0", choices=list(gguf_file.KINDS), help="of decoder.gguf; q4_0 goes with 4 bits in the graphs, the others with 16")
     parser.add_argument("--quant", choices=["rtn", "gptq"], help="how 4 bits are chosen: to nearest, or by GPTQ on a calibration set (requirements-gptq.txt) [default: gptq with --calibration]")
-    parser.add_argument("--calibration", type=Path, help="for gptq: text, a sequence a line, or JSON lists of token ids")
+    parser.add_argument("--calibration", type=Path, help="for gptq: text, an empty line between sequences, or JSON lists of token ids")
     parser.add_argument("--group-size", type=int, default=quant.BLOCK, help="weights a scale; Q4_0 and the graphs have %(default)s and no other")
     parser.add_argument("--precision", default="f16", choices=list(TYPES), help="of the products in tensorrt/; f32 is for parity")
     parser.add_argument("--without-tensorrt", action="store_true", help="no tensorrt/: a package for the CPU alone")

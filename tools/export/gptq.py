@@ -29,10 +29,10 @@ def library():
 
 
 def sequences(path, tokenizer, model):
-    """Token ids of a calibration set: of a `.json` file its lists, of any other each line that isn't empty, by the file `tokenizer`."""
+    """Token ids of a calibration set: of a `.json` file its lists, of any other what stands between empty lines, by the file `tokenizer`."""
     try:
         text = path.read_text()
-        found = json.loads(text) if path.suffix == ".json" else tokenised(text.splitlines(), tokenizer)
+        found = json.loads(text) if path.suffix == ".json" else tokenised(text, tokenizer)
     except (OSError, ValueError) as error:
         raise ExportError(f"--calibration: {path}: wanted text, or JSON lists of token ids: {error}") from None
     if not isinstance(found, list) or not found or not all(isinstance(ids, list) and ids for ids in found):
@@ -46,13 +46,13 @@ def sequences(path, tokenizer, model):
     return found
 
 
-def tokenised(lines, tokenizer):
+def tokenised(text, tokenizer):
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise ExportError(f"--calibration: text wants tokenizers, found none ({error}): {NEEDS}") from None
     words = Tokenizer.from_file(str(tokenizer))
-    return [words.encode(line).ids for line in lines if line.strip()]
+    return [words.encode(part).ids for part in text.split("\n\n") if part.strip()]
 
 
 class Watched(reference.Qwen2):

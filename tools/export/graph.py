@@ -10,7 +10,7 @@ import quant
 
 DTYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorProto.FLOAT16, np.dtype(np.int64): TensorProto.INT64, np.dtype(np.int32): TensorProto.INT32, np.dtype(bool): TensorProto.BOOL}
 # ONNX's own pairs of operator set and file version.
-IR = {17: 8, 21: 10}
+IR = {17: 8, 21: 10, 24: 12}
 ALIGN = 4096
 
 
@@ -48,7 +48,10 @@ class Graph:
         return name
 
     def output(self, value, name, dtype, shape):
-        self.op("Identity", value, name=name)
+        self.declare(self.op("Identity", value, name=name), dtype, shape)
+
+    def declare(self, name, dtype, shape):
+        """A value that has its name already is an output."""
         self.outputs.append(helper.make_tensor_value_info(name, DTYPES[np.dtype(dtype)], shape))
 
     def op(self, kind, *inputs, name=None, outputs=None, **attributes):

@@ -44,14 +44,19 @@ def main():
         "encoder": vision.encoder(checkpoint.tower, opset, half, half),
         "projector": vision.mlp(checkpoint.projector, ("features", "rows"), opset, half, (half, np.float32)),
         "token-mlp": vision.mlp(checkpoint.token_mlp, ("tokens", "refined"), opset, half, (half, np.float32)),
-        "prefill": decoder.run(checkpoint.decoder, None, 16, half),
-        "step": decoder.run(checkpoint.decoder, None, 16, half, rows=1),
-        "anchor": decoder.anchor(checkpoint.decoder, INTERFACE, None, 16, half),
         # Features and projected tokens are as wide here.
         "kmeans": cluster.kmeans(checkpoint.tower.hidden),
         "centres": cluster.centres(checkpoint.tower.hidden),
     }
     files = {key: f"{key.replace('-', '_')}.onnx" for key in made}
+    for in_place, form, end in ((False, "", ""), (True, "in-place.", "_in_place")):
+        graphs_of = {
+            "prefill": decoder.run(checkpoint.decoder, None, 16, half, in_place=in_place),
+            "step": decoder.run(checkpoint.decoder, None, 16, half, rows=1, in_place=in_place),
+            "anchor": decoder.anchor(checkpoint.decoder, INTERFACE, None, 16, half, in_place=in_place),
+        }
+        made |= {form + key: graph for key, graph in graphs_of.items()}
+        files |= {form + key: f"{key}{end}.onnx" for key in graphs_of}
     for key, graph in made.items():
         graph.save(graphs / files[key])
     named = {key: f"{export.TENSORRT}/{file}" for key, file in files.items()}

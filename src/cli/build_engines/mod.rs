@@ -19,8 +19,8 @@ use crate::cli::{Cli, CliError, say};
 use crate::config::{Graphs, Manifest, Profile};
 use crate::engine::EngineError;
 use crate::engine::tensorrt::{
-    Builder, BuiltError, Entry, Graph, Identity, Limits, RECORD, Record, Shapes, builds_for, built_in, first_device, plans_folder, seal,
-    sealed_by, told_digest,
+    Builder, BuiltError, Entry, Form, Graph, Identity, Limits, RECORD, Record, Shapes, builds_for, built_in, first_device, numbered,
+    plans_folder, seal, sealed_by, told_digest,
 };
 use crate::kernels::map_file;
 use crate::pipeline::PipelineError;
@@ -78,6 +78,8 @@ struct Task {
     path: PathBuf,
     source: String,
     weights: Option<String>,
+    /// The file of weights.
+    beside: Option<PathBuf>,
     shapes: Shapes,
     /// The command was asked for it.
     asked: bool,
@@ -104,11 +106,11 @@ struct DoneGraph {
 
 impl Task {
     /// Of everything that the package has, in the table's order.
-    fn all(args: &BuildArgs, manifest: &Manifest, graphs: &Graphs, limits: &Limits) -> Result<Vec<Self>, CliError> {
+    fn all(args: &BuildArgs, manifest: &Manifest, (graphs, form): (&Graphs, Form), limits: &Limits) -> Result<Vec<Self>, CliError> {
         let mut tasks = Vec::new();
         for graph in Graph::ALL {
             let asked = args.graphs.is_empty() || args.graphs.contains(&graph);
-            let Some(file) = graph.file(graphs) else {
+            let Some(file) = graph.file(graphs, form) else {
                 if args.graphs.contains(&graph) {
                     return Err(CliError::Usage(format!(
                         "--graph {graph}: wanted one of the package {}, found none of it there",
@@ -118,9 +120,10 @@ impl Task {
                 continue;
             };
             let weights = graph.weights(graphs);
-            let shapes = Shapes::read(graph, &file.path, weights.map(|weights| weights.path.as_path()), limits)?;
+            let beside = weights.map(|weights| weights.path.clone());
+            let shapes = Shapes::read((graph, form), &file.path, beside.as_deref(), limits)?;
             let weights = weights.map(|weights| weights.digest.to_string());
-            tasks.push(Self { graph, path: file.path.clone(), source: file.digest.to_string(), weights, shapes, asked });
+            tasks.push(Self { graph, path: file.path.clone(), source: file.digest.to_string(), weights, beside, shapes, asked });
         }
         Ok(tasks)
     }
@@ -130,6 +133,21 @@ impl Task {
         let same = entry.source == self.source && entry.weights == self.weights && entry.shapes == self.shapes.to_string();
         let plan = || map_file(&folder.join(&entry.file)).ok();
         same && plan().is_some_and(|plan| sealed_by(identity, &plan).is_ok_and(|digest| digest == entry.plan))
+    }
+
+    /// The file that the builder gets: the package's, or one in `folder` that has the rows of its caches in it, beside a link to its weights.
+    fn given(&self, folder: &Path) -> Result<PathBuf, CliError> {
+        let Some(room) = self.shapes.room else { return Ok(self.path.clone()) };
+        // Apart from what the builder writes, whatever the weights are called.
+        let folder = folder.join("graph");
+        std::fs::create_dir(&folder).map_err(failed(&folder))?;
+        let path = folder.join("graph.onnx");
+        std::fs::write(&path, numbered(&self.path, room)?).map_err(failed(&path))?;
+        if let Some((weights, name)) = self.beside.as_ref().and_then(|weights| Some((weights, weights.file_name()?))) {
+            let weights = std::path::absolute(weights).map_err(failed(weights))?;
+            std::os::unix::fs::symlink(&weights, folder.join(name)).map_err(failed(&weights))?;
+        }
+        Ok(path)
     }
 
     fn done(&self, state: &'static str, entry: Option<&Entry>) -> DoneGraph {
@@ -143,12 +161,15 @@ pub fn run(args: &BuildArgs, cli: &Cli) -> Result<(), CliError> {
     let no_graphs = || EngineError::from(BuiltError::NoGraphs { package: manifest.name.clone() });
     let graphs = manifest.tensorrt.as_ref().ok_or_else(no_graphs)?;
     let limits = planner::engine_limits(&profile, &manifest).map_err(PipelineError::from)?;
-    let tasks = Task::all(args, &manifest, graphs, &limits)?;
+    // Without a device, which a dry run may be, the form that every TensorRT runs.
+    let found = device(args, &profile);
+    let form = found.as_ref().map_or(Form::Appended, |(identity, _)| Form::of(identity, graphs));
+    let tasks = Task::all(args, &manifest, (graphs, form), &limits)?;
     if args.dry_run {
         let graphs = tasks.iter().filter(|task| task.asked).map(|task| task.done("wanted", None)).collect();
         return tell(&Done { folder: None, limits, graphs }, cli);
     }
-    let (identity, gpu) = device(args, &profile)?;
+    let (identity, gpu) = found?;
     let builder = match args.compute {
         Some(compute) => Builder::Rtx { compute },
         None => Builder::trtexec(profile.memory_limit, args.timing_cache.as_deref()),
@@ -311,7 +332,8 @@ impl Place {
         let unfinished = self.unfinished()?;
         let (raw, whole) = (unfinished.path().join("plan"), unfinished.path().join("sealed"));
         let begun = Instant::now();
-        let ended = program::run(program, &builder.arguments(&task.path, &raw, &task.shapes))?;
+        let given = task.given(unfinished.path())?;
+        let ended = program::run(program, &builder.arguments(&given, &raw, &task.shapes))?;
         let last = || ended.said.last.iter().map(|line| format!("\n  {line}")).collect::<String>();
         let (graph, at) = (task.graph, program.display());
         if !ended.status.success() {

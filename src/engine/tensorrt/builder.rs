@@ -46,7 +46,7 @@ impl<'a> Builder<'a> {
             argument
         };
         let mut arguments = vec![with("--onnx=", graph), with("--saveEngine=", plan)];
-        if !shapes.0.is_empty() {
+        if !shapes.inputs.is_empty() {
             let flags = ["--minShapes=", "--optShapes=", "--maxShapes="].into_iter().zip(shapes.told());
             arguments.extend(flags.map(|(flag, told)| format!("{flag}{told}").into()));
         }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Manifest, user_folder};
 use crate::engine::tensorrt::Identity;
-use crate::engine::tensorrt::graphs::{Graph, Limits};
+use crate::engine::tensorrt::graphs::{Form, Graph, Limits};
 use crate::engine::tensorrt::plan::{Plan, PlanError, SEAL, Whole, sealed_by};
 use crate::kernels::map_file;
 use crate::units::Bytes;
@@ -197,6 +197,7 @@ pub fn of_package(plans: &Path, package: &str) -> PathBuf {
 pub struct Built {
     folder: PathBuf,
     identity: Identity,
+    form: Form,
     record: Record,
 }
 
@@ -227,9 +228,10 @@ impl Built {
         if record.identity() != *identity {
             return Err(BuiltError::Device { path, wanted: *identity, found: record.identity() });
         }
-        let built = Self { folder: folder.to_owned(), identity: *identity, record };
+        let form = Form::of(identity, graphs);
+        let built = Self { folder: folder.to_owned(), identity: *identity, form, record };
         for graph in Graph::ALL {
-            let Some(source) = graph.file(graphs) else { continue };
+            let Some(source) = graph.file(graphs, form) else { continue };
             let Some(entry) = built.record.graphs.get(graph.name()) else {
                 if graph.needed() {
                     return Err(BuiltError::NoEngine { path, graph });
@@ -256,11 +258,20 @@ impl Built {
     /// Whether the engines do for `wanted`.
     ///
     /// # Errors
-    /// The first limit that is less.
+    /// The first limit that is less; other positions than those of caches that are written in place.
     pub fn serves(&self, wanted: &Limits) -> Result<(), BuiltError> {
         let path = || self.folder.join(RECORD);
-        let lacks = self.record.limits.lacks(wanted);
+        let found = self.record.limits.positions;
+        let other = self.form == Form::InPlace && found != wanted.positions;
+        let other = other.then_some(("positions, as many as that", wanted.positions.0, found.0));
+        let lacks = other.or_else(|| self.record.limits.lacks(wanted));
         lacks.map_or(Ok(()), |(what, wanted, found)| Err(BuiltError::Limits { path: path(), what, wanted, found }))
+    }
+
+    /// That of the decoder's.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        self.form
     }
 
     #[must_use]

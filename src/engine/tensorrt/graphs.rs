@@ -9,8 +9,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{GraphFile, Graphs};
-use crate::engine::tensorrt::onnx_file::{Declared, OnnxFile};
-use crate::engine::tensorrt::shim::Dtype;
+use crate::engine::tensorrt::onnx_file::{Declared, OnnxFile, with_number};
+use crate::engine::tensorrt::shim::{Dtype, Identity};
 use crate::units::{Tiles, Tokens};
 
 /// A graph of a package.
@@ -27,6 +27,29 @@ pub enum Graph {
     Merge,
 }
 
+/// How the decoder's engines keep keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// They tell those of a run, which are copied behind the others.
+    Appended,
+    /// They write them where they stay.
+    InPlace,
+}
+
+impl Form {
+    /// What a TensorRT runs of what a package has.
+    #[must_use]
+    pub fn of(identity: &Identity, graphs: &Graphs) -> Self {
+        let writes = match identity.tensorrt {
+            // TensorRT-RTX: the first that was tried.
+            [1, minor, ..] => minor >= 7,
+            [10, minor, ..] => minor >= 15,
+            [major, ..] => major > 10,
+        };
+        if writes && graphs.in_place.is_some() { Self::InPlace } else { Self::Appended }
+    }
+}
+
 /// A dimension of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Axis {
@@ -38,6 +61,8 @@ pub enum Axis {
     Chunk,
     /// Rows of a cache of keys or values, used or not.
     Cache,
+    /// Rows of a cache that is written in place: any in a package's graph, and the number of its limits in what is built, which TensorRT wants.
+    Room,
     /// Positions that look, in the anchor pass.
     Looking,
     /// Visual tokens that are looked at.
@@ -55,14 +80,24 @@ pub struct Tensor {
     pub axes: &'static [Axis],
 }
 
+/// What graphs call [`Axis::Room`].
+const ROOM: &str = "cache";
+
 const fn tensor(name: &'static str, dtype: Dtype, axes: &'static [Axis]) -> Tensor {
     Tensor { name, dtype, axes }
 }
 
-use Axis::{Budget, Cache, Chunk, Clusters, Fixed, Looking, Visual};
+use Axis::{Budget, Cache, Chunk, Clusters, Fixed, Looking, Room, Visual};
 
 /// `[positions, kv-width]`.
 const CACHES: [Tensor; 2] = [tensor("k_cache_*", Dtype::F16, &[Cache, Fixed]), tensor("v_cache_*", Dtype::F16, &[Cache, Fixed])];
+/// `[1, kv-heads, positions, head-dim]`, as they come and as they go.
+const IN_PLACE: [Tensor; 4] = {
+    const fn cache(name: &'static str) -> Tensor {
+        tensor(name, Dtype::F16, &[Fixed, Fixed, Room, Fixed])
+    }
+    [cache("k_cache_*"), cache("v_cache_*"), cache("kept_k_*"), cache("kept_v_*")]
+};
 const LENGTH: Tensor = tensor("length", Dtype::I32, &[Fixed]);
 const LOGITS: Tensor = tensor("logits", Dtype::F32, &[Fixed]);
 const EMBEDS: Tensor = tensor("inputs_embeds", Dtype::F16, &[Chunk, Fixed]);
@@ -100,9 +135,16 @@ impl Graph {
         !matches!(self, Self::Kmeans | Self::Centres | Self::Merge)
     }
 
-    /// Its file in a package.
+    /// Its file in a package that has `form`.
     #[must_use]
-    pub fn file(self, graphs: &Graphs) -> Option<&GraphFile> {
+    pub fn file(self, graphs: &Graphs, form: Form) -> Option<&GraphFile> {
+        let in_place = graphs.in_place.as_ref().filter(|_| form == Form::InPlace);
+        match (self, in_place) {
+            (Self::Prefill, Some(graphs)) => return Some(&graphs.prefill),
+            (Self::Step, Some(graphs)) => return Some(&graphs.step),
+            (Self::Anchor, Some(graphs)) => return Some(&graphs.anchor),
+            _ => {}
+        }
         match self {
             Self::Encoder => Some(&graphs.encoder),
             Self::Projector => Some(&graphs.projector),
@@ -124,8 +166,12 @@ impl Graph {
 
     /// Inputs and outputs.
     #[must_use]
-    pub fn tensors(self) -> (Vec<Tensor>, Vec<Tensor>) {
+    pub fn tensors(self, form: Form) -> (Vec<Tensor>, Vec<Tensor>) {
         let (f16, f32, i32) = (Dtype::F16, Dtype::F32, Dtype::I32);
+        let (caches, made) = match form {
+            Form::Appended => (&CACHES[..], &NEW[..]),
+            Form::InPlace => IN_PLACE.split_at(2),
+        };
         match self {
             Self::Encoder => {
                 let tiles = tensor("tiles", f32, &[Axis::Tiles, Fixed, Fixed, Fixed]);
@@ -133,15 +179,16 @@ impl Graph {
             }
             Self::Projector => (vec![tensor("features", f16, &[Chunk, Fixed])], vec![tensor("rows", f32, &[Chunk, Fixed])]),
             Self::TokenMlp => (vec![tensor("tokens", f16, &[Chunk, Fixed])], vec![tensor("refined", f32, &[Chunk, Fixed])]),
-            Self::Prefill => ([&[EMBEDS, LENGTH], &CACHES[..]].concat(), [&NEW[..], &[LOGITS]].concat()),
+            Self::Prefill => ([&[EMBEDS, LENGTH], caches].concat(), [made, &[LOGITS]].concat()),
             Self::Step => {
-                let one = |tensor: Tensor| Tensor { axes: &[Fixed, Fixed], ..tensor };
-                ([&[one(EMBEDS), LENGTH], &CACHES[..]].concat(), vec![one(NEW[0]), one(NEW[1]), LOGITS])
+                let one = |tensor: &Tensor| Tensor { axes: if tensor.axes[0] == Chunk { &[Fixed, Fixed] } else { tensor.axes }, ..*tensor };
+                let made = made.iter().map(one).chain([LOGITS]).collect();
+                ([&[one(&EMBEDS), LENGTH], caches].concat(), made)
             }
             Self::Anchor => {
                 let looking = [tensor("query_rows", i32, &[Looking]), tensor("visual_keys", i32, &[Visual])];
                 let importance = tensor("importance", f32, &[Visual]);
-                ([&[EMBEDS, LENGTH], &looking[..], &CACHES].concat(), [&NEW[..], &[importance]].concat())
+                ([&[EMBEDS, LENGTH], &looking[..], caches].concat(), [made, &[importance]].concat())
             }
             Self::Kmeans => {
                 let sums = [tensor("sums_before", f32, &[Clusters, Fixed]), tensor("counts_before", f32, &[Clusters])];
@@ -199,6 +246,7 @@ impl Limits {
             Axis::Tiles => up_to(self.tiles.0),
             Axis::Chunk => up_to(self.chunk.0),
             Axis::Cache => Some([1, self.usual.min(self.positions).0, self.positions.0]),
+            Axis::Room => Some([self.positions.0; 3]),
             Axis::Looking => Some([1, 1, self.chunk.0]),
             Axis::Visual => up_to(self.visual.0),
             Axis::Clusters => up_to(self.clusters),
@@ -242,14 +290,19 @@ pub struct Input {
 /// What a builder is told of a graph's inputs; those of fixed dimensions go without saying.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Shapes(pub Vec<Input>);
+pub struct Shapes {
+    pub inputs: Vec<Input>,
+    /// Rows of the caches that the graph writes in place: [`numbered`] in what the builder gets.
+    #[serde(skip)]
+    pub room: Option<Tokens>,
+}
 
 impl Shapes {
     /// Reads the graph's file and holds it to the table.
     ///
     /// # Errors
     /// A file that is no graph; a tensor that is missing, or isn't wanted, or has another type or other dimensions; weights outside of `weights`.
-    pub fn read(graph: Graph, file: &Path, weights: Option<&Path>, limits: &Limits) -> Result<Self, GraphError> {
+    pub fn read((graph, form): (Graph, Form), file: &Path, weights: Option<&Path>, limits: &Limits) -> Result<Self, GraphError> {
         let path = file.display().to_string();
         let found = OnnxFile::read(file).map_err(|reason| GraphError::File { path: path.clone(), reason })?;
         // Beside the graph, by its plain name: what the builder opens is a file of the package.
@@ -258,21 +311,25 @@ impl Shapes {
             let wanted = beside.unwrap_or("no file, as the manifest's tensorrt.weights has none for it").to_owned();
             return Err(GraphError::Weights { path, wanted, found: format!("{found:?}") });
         }
-        let (inputs, outputs) = graph.tensors();
+        let (inputs, outputs) = graph.tensors(form);
         hold(&path, &found.outputs, &outputs)?;
         hold(&path, &found.inputs, &inputs)?;
-        let mut shapes = Vec::new();
+        let (mut shapes, mut room) = (Vec::new(), None);
         for declared in &found.inputs {
             let Some(tensor) = inputs.iter().find(|tensor| names(tensor, &declared.name)) else { continue };
             let ranges = tensor.axes.iter().map(|axis| limits.range(*axis));
             let ranges: Vec<_> = ranges.zip(&declared.dims).map(|(range, dim)| range.or_else(|| dim.map(|dim| [dim; 3]))).collect();
+            if tensor.axes.contains(&Axis::Room) {
+                room = Some(limits.positions);
+                continue;
+            }
             if tensor.axes.iter().all(|axis| *axis == Axis::Fixed) {
                 continue;
             }
             let side = |at: usize| ranges.iter().flatten().map(|range| range[at]).collect();
             shapes.push(Input { name: declared.name.clone(), least: side(0), usual: side(1), most: side(2) });
         }
-        Ok(Self(shapes))
+        Ok(Self { inputs: shapes, room })
     }
 
     /// `name:1x3x336x336,…` of the least, the usual and the largest dimensions.
@@ -280,7 +337,7 @@ impl Shapes {
     pub fn told(&self) -> [String; 3] {
         let told = |dims: fn(&Input) -> &[u32]| {
             let one = |input: &Input| format!("{}:{}", input.name, dims(input).iter().map(u32::to_string).collect::<Vec<_>>().join("x"));
-            self.0.iter().map(one).collect::<Vec<_>>().join(",")
+            self.inputs.iter().map(one).collect::<Vec<_>>().join(",")
         };
         [told(|input| &input.least), told(|input| &input.usual), told(|input| &input.most)]
     }
@@ -289,8 +346,19 @@ impl Shapes {
 impl fmt::Display for Shapes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [least, usual, most] = self.told();
-        write!(f, "{least} to {most}, best {usual}")
+        write!(f, "{least} to {most}, best {usual}")?;
+        self.room.map_or(Ok(()), |room| write!(f, ", caches of {room} positions"))
     }
+}
+
+/// A graph's file with the rows of its caches a number.
+///
+/// # Errors
+/// A file that can't be read, or that names no such dimension.
+pub fn numbered(file: &Path, room: Tokens) -> Result<Vec<u8>, GraphError> {
+    let failed = |reason| GraphError::File { path: file.display().to_string(), reason };
+    let bytes = std::fs::read(file).map_err(|error| failed(error.to_string()))?;
+    with_number(bytes, ROOM, room.0).map_err(failed)
 }
 
 /// Whether `name` is that of `tensor`, or one of its layers'.
@@ -355,9 +423,9 @@ mod tests {
 
     #[test]
     fn each_graph_has_its_name_and_its_tensors() {
-        for graph in Graph::ALL {
+        for (graph, form) in Graph::ALL.into_iter().flat_map(|graph| [(graph, Form::Appended), (graph, Form::InPlace)]) {
             assert_eq!(Graph::named(graph.name()), Some(graph));
-            let (inputs, outputs) = graph.tensors();
+            let (inputs, outputs) = graph.tensors(form);
             let mut all: Vec<_> = inputs.iter().chain(&outputs).map(|tensor| tensor.name).collect();
             all.sort_unstable();
             all.dedup();

@@ -25,7 +25,7 @@ pub use builder::{Builder, builds_for, told_version};
 pub use built::{Built, BuiltError, Entry, RECORD, Record, WholePlan, built_in, of_package, plans_folder};
 pub use decoder::{DecoderPlans, DecoderSizes, TensorrtDecoder};
 pub use encoder::TensorrtEncoder;
-pub use graphs::{Axis, Graph, GraphError, Input, Limits, Shapes, Tensor};
+pub use graphs::{Axis, Form, Graph, GraphError, Input, Limits, Shapes, Tensor, numbered};
 pub use kmeans::TensorrtKmeans;
 pub use plan::{Plan, PlanError, SEAL, seal, sealed, sealed_by, told_digest};
 pub use projector::{RowsOf, TensorrtProjector};

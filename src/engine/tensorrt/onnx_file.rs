@@ -112,6 +112,45 @@ impl OnnxFile {
     }
 }
 
+/// The graph `model` with `number` where inputs and outputs have a dimension called `name`.
+///
+/// # Why
+/// A number may be written in more bytes than it needs (protobuf.dev, "Base 128 Varints"), so it takes the place of the name and of nothing else.
+///
+/// # Errors
+/// What isn't a graph, or has no such dimension.
+pub(super) fn with_number(mut model: Vec<u8>, name: &str, number: u32) -> Result<Vec<u8>, String> {
+    let mut places = Vec::new();
+    let graph = only(messages(&model, 7), "graphs")?.ok_or("none in it")?;
+    for field in Fields(graph) {
+        let (11 | 12, Field::Bytes(value)) = field? else { continue };
+        for kind in messages(value, 2) {
+            for tensor in messages(kind?, 1) {
+                for shape in messages(tensor?, 2) {
+                    for dim in messages(shape?, 1) {
+                        let dim = dim?;
+                        if only(messages(dim, 2), "names of a dimension")? == Some(name.as_bytes()) && dim.len() == name.len() + 2 {
+                            places.push(dim.as_ptr().addr() - model.as_ptr().addr());
+                        }
+                    }
+                }
+            }
+        }
+    }
+    if places.is_empty() {
+        return Err(format!("no dimension called {name}"));
+    }
+    // `Dimension.dim_value`, and seven bits a byte, each but the last with another after it.
+    let mut bytes = vec![8];
+    let low = (0..=name.len()).map(|place| u64::from(number) >> (7 * place) & 0x7F | 0x80);
+    bytes.extend(low.filter_map(|byte| u8::try_from(byte).ok()));
+    if let Some(last) = bytes.last_mut() {
+        *last &= 0x7F;
+    }
+    places.iter().for_each(|at| model[*at..][..bytes.len()].copy_from_slice(&bytes));
+    Ok(model)
+}
+
 /// The one that there may be.
 fn only<'a>(mut all: impl Iterator<Item = Result<&'a [u8], String>>, what: &str) -> Result<Option<&'a [u8]>, String> {
     let first = all.next().transpose()?;
@@ -283,6 +322,17 @@ mod tests {
         ] {
             assert_eq!(OnnxFile::parse(&model).unwrap_err(), wanted);
         }
+    }
+
+    #[test]
+    fn a_number_takes_the_place_of_a_dimensions_name() {
+        for number in [1, 127, 128, 12_288] {
+            let changed = with_number(graph(), "any", number).unwrap();
+            assert_eq!(changed.len(), graph().len());
+            assert_eq!(OnnxFile::parse(&changed).unwrap().inputs[0].dims, [Some(3), Some(number)]);
+        }
+        assert_eq!(with_number(graph(), "cache", 1).unwrap_err(), "no dimension called cache");
+        assert!(with_number(vec![0xFF; 12], "any", 1).is_err());
     }
 
     #[test]

@@ -16,6 +16,7 @@ import drawn
 import export
 
 GRAPHS = ["encoder", "projector", "token-mlp", "prefill", "step", "anchor", "kmeans", "centres", "merge"]
+DECODER = {f"{name}{form}.onnx" for name in ("prefill", "step", "anchor") for form in ("", "_in_place")}
 SCRIPT = export_rtx.ROOT / "tools/export/build_rtx.py"
 
 
@@ -40,10 +41,13 @@ def main():
             told = subprocess.run([args.binary, "--profile", "a6000", "--model", str(package), "--json", "--quiet", "model", *arguments], env=os.environ | where, capture_output=True, text=True)
             return told.returncode, json.loads(told.stdout) if told.returncode == 0 else told.stderr
 
+        files = set()
+
         def build():
             code, told = run("build-engines", "--rtx", str(SCRIPT), "--compute", "8.6", "--tensorrt", version)
             if code:
                 sys.exit(told)
+            files.update(Path(graph["onnx"]).name for graph in told["graphs"])
             return {graph["graph"] for graph in told["graphs"] if graph["state"] == "built"}
 
         def verified():
@@ -53,6 +57,7 @@ def main():
             return [found["not_for"] for found in told["built"]]
 
         checks = [("all are built", build(), set(GRAPHS)), ("all are whole", verified(), [None]), ("none is built twice", build(), set())]
+        checks.append(("the decoder's write keys and values in place", files & DECODER, {name for name in DECODER if "in_place" in name}))
         [plan] = folder.glob("data/uhr-edge/engines/*/*/step.plan")
         damaged = bytearray(plan.read_bytes())
         damaged[-1] ^= 1

@@ -6,7 +6,7 @@ use half::f16;
 
 use crate::engine::DecoderShape;
 use crate::engine::tensorrt::shim::{ALIGNMENT, Device, DeviceBuffer, Rows, Shared, ShimError};
-use crate::engine::tensorrt::{DecoderSizes, Room};
+use crate::engine::tensorrt::{DecoderSizes, Form, Room};
 use crate::units::{Bytes, Tokens};
 
 /// Caches are bound with a multiple of so many positions, as long as there are so many: shapes change seldom from step to step.
@@ -17,7 +17,7 @@ pub fn bucket(held: usize, positions: Tokens) -> usize {
     held.max(1).next_multiple_of(BUCKET).min(positions.get())
 }
 
-/// Blocks of keys and values, `[layer][keys, values]`, each `[rows, kv-width]` f16.
+/// Blocks of keys and values, `[layer][keys, values]`, each `[rows, kv-width]` f16; or, written in place, `[kv-heads, rows, head-dim]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocks {
     pub count: usize,
@@ -48,8 +48,8 @@ pub struct Memory {
     pub fresh: Blocks,
     /// Keys and values of all positions.
     pub kv: DeviceBuffer<f16>,
-    /// Those of a run, before they are appended.
-    pub new: DeviceBuffer<f16>,
+    /// Those of a run, before they are appended; none where they are written in place.
+    pub new: Option<DeviceBuffer<f16>>,
     pub embeds: Shared<f16>,
     pub length: Shared<u32>,
     pub looking: Shared<u32>,
@@ -59,14 +59,14 @@ pub struct Memory {
 }
 
 impl Memory {
-    pub fn new(device: &Device, shape: &DecoderShape, sizes: DecoderSizes) -> Result<Self, ShimError> {
+    pub fn new(device: &Device, shape: &DecoderShape, sizes: DecoderSizes, form: Form) -> Result<Self, ShimError> {
         let (chunk, visual) = (sizes.chunk.get(), sizes.visual.get());
         let (cached, fresh) = (Blocks::new(shape, sizes.positions.get()), Blocks::new(shape, chunk));
         Ok(Self {
             cached,
             fresh,
             kv: device.buffer("keys and values", cached.values())?,
-            new: device.buffer("a run's keys and values", fresh.values())?,
+            new: (form == Form::Appended).then(|| device.buffer("a run's keys and values", fresh.values())).transpose()?,
             embeds: device.shared("rows", chunk * shape.hidden)?,
             length: device.shared("a count", 1)?,
             looking: device.shared("looking rows", chunk)?,
@@ -77,33 +77,39 @@ impl Memory {
     }
 
     /// What [`Self::new`] takes of the device.
-    pub fn buffers(room: &mut Room, shape: &DecoderShape, sizes: DecoderSizes) {
+    pub fn buffers(room: &mut Room, shape: &DecoderShape, sizes: DecoderSizes, form: Form) {
         let (chunk, visual) = (sizes.chunk.get(), sizes.visual.get());
         room.buffer::<f16>(Blocks::new(shape, sizes.positions.get()).values());
-        room.buffer::<f16>(Blocks::new(shape, chunk).values());
+        if form == Form::Appended {
+            room.buffer::<f16>(Blocks::new(shape, chunk).values());
+        }
         room.shared::<f16>(chunk * shape.hidden);
         [1, chunk, visual].into_iter().for_each(|len| room.shared::<u32>(len));
         [visual, shape.vocab].into_iter().for_each(|len| room.shared::<f32>(len));
     }
 
     pub fn bytes(&self) -> Bytes {
-        let kv = self.kv.bytes() + self.new.bytes();
+        let kv = self.kv.bytes() + self.new.as_ref().map_or(Bytes(0), DeviceBuffer::bytes);
         let places = self.length.bytes() + self.looking.bytes() + self.visual.bytes();
         kv + self.embeds.bytes() + places + self.importance.bytes() + self.logits.bytes()
     }
 }
 
-/// Of a block: what it is called where it is read, and where it is made.
+/// Of a block: what it is called where it is read, where it is made, and where it is kept with what was made.
 pub struct Names {
     pub cache: CString,
     pub new: CString,
+    pub kept: CString,
 }
 
 impl Names {
     /// Of all `layers` layers' blocks, in their order.
     pub fn of(layers: usize) -> Vec<Self> {
         let named = |text: String| CString::new(text).unwrap_or_default();
-        let block = |(layer, kind)| Self { cache: named(format!("{kind}_cache_{layer}")), new: named(format!("new_{kind}_{layer}")) };
+        let block = |(layer, kind)| {
+            let (cache, new) = (named(format!("{kind}_cache_{layer}")), named(format!("new_{kind}_{layer}")));
+            Self { cache, new, kept: named(format!("kept_{kind}_{layer}")) }
+        };
         (0..layers).flat_map(|layer| [(layer, "k"), (layer, "v")]).map(block).collect()
     }
 }

@@ -1,8 +1,9 @@
 //! The language model on a device: rows go in, logits and importance come out, keys and values stay there.
 //!
 //! The engines are those of `tools/export/decoder.py`: each takes a run of rows after `length` others and tells the run's keys and values, which are
-//! copied behind the others. A prompt goes through `prefill` in chunks, an answer token by token through `step`, the pass for importance through
-//! `anchor`, whose keys and values stand in the same memory and are forgotten with it. The caller's cache counts positions; its memory is not used.
+//! copied behind the others, or writes them there itself ([`Form`]). A prompt goes through `prefill` in chunks, an answer token by token through
+//! `step`, the pass for importance through `anchor`, whose keys and values stand in the same memory and are forgotten with it. The caller's cache
+//! counts positions; its memory is not used.
 //!
 //! # Why
 //! The table of embeddings stays on the host: a prompt is mostly rows, and a step wants one row of a table as large as a layer. Each sequence begins
@@ -19,8 +20,8 @@ use heapless::Vec as Few;
 use crate::arena::{Full, KvCache};
 use crate::config::ImportanceRows;
 use crate::engine::decoder::{Embed, finite, first_looking};
-use crate::engine::tensorrt::shim::{Bound, Device, DeviceEngine, Dtype, MAX_BINDINGS, ShimError, Stream, TensorInfo};
-use crate::engine::tensorrt::{Plan, Room, id, names};
+use crate::engine::tensorrt::shim::{Bound, Device, DeviceEngine, Dtype, MAX_BINDINGS, Rows, ShimError, Stream, TensorInfo};
+use crate::engine::tensorrt::{Form, Plan, Room, id, names};
 use crate::engine::{Decoder, DecoderError, DecoderShape, Segment};
 use crate::units::{Bytes, Tokens};
 use memory::{Memory, Names, bucket};
@@ -31,6 +32,7 @@ pub struct DecoderPlans<'a> {
     pub prefill: Plan<'a>,
     pub step: Plan<'a>,
     pub anchor: Plan<'a>,
+    pub form: Form,
 }
 
 /// How much a decoder is to serve, none of it more than its engines were built for.
@@ -80,7 +82,7 @@ fn bind<'a>(to: &mut Bindings<'a>, bound: Bound<'a>) -> Result<(), ShimError> {
 struct Run {
     first: usize,
     rows: usize,
-    /// Positions that the caches are bound with.
+    /// Positions that the caches are bound with, where they aren't written in place.
     bound: usize,
 }
 
@@ -122,15 +124,16 @@ impl TensorrtDecoder {
         }
         let names = Names::of(shape.layers);
         let load = || {
-            let memory = Memory::new(device, &shape, sizes)?;
+            let memory = Memory::new(device, &shape, sizes, plans.form)?;
+            let tensors = |rows, anchor| tensors((&shape, &names), (sizes, plans.form), rows, anchor);
             let stream = device.stream()?;
             stream.zero_rows(&memory.kv, memory.cached.rows(0), [memory.cached.count, memory.cached.stride])?;
             Ok(Self {
                 id: id(device),
-                prefill: device.engine(plans.prefill, &tensors(&shape, &names, 0, None))?,
-                step: device.engine(plans.step, &tensors(&shape, &names, 1, None))?,
-                anchor: device.engine(plans.anchor, &tensors(&shape, &names, 0, Some(interface_layer)))?,
-                shape: shape.clone(),
+                prefill: device.engine(plans.prefill, &tensors(0, None))?,
+                step: device.engine(plans.step, &tensors(1, None))?,
+                anchor: device.engine(plans.anchor, &tensors(0, Some(interface_layer)))?,
+                shape,
                 interface_layer,
                 sizes,
                 embeddings,
@@ -145,8 +148,8 @@ impl TensorrtDecoder {
     }
 
     /// What [`Self::load`] takes of the device beside its engines.
-    pub fn buffers(room: &mut Room, shape: &DecoderShape, sizes: DecoderSizes) {
-        Memory::buffers(room, shape, sizes);
+    pub fn buffers(room: &mut Room, shape: &DecoderShape, sizes: DecoderSizes, form: Form) {
+        Memory::buffers(room, shape, sizes, form);
     }
 
     /// Copies a run's rows, which are those from `from` on in `segments`, and the number of positions before them in.
@@ -161,8 +164,9 @@ impl TensorrtDecoder {
 
     /// Enqueues a run of `pass` over what [`Self::send`] sent, and the copy of its keys and values behind the others.
     fn enqueue(&mut self, pass: Pass, run: Run) -> Result<(), ShimError> {
-        let (hidden, vocab, width) = (self.shape.hidden, self.shape.vocab, self.shape.kv_width());
+        let (hidden, vocab, width, whole) = (self.shape.hidden, self.shape.vocab, self.shape.kv_width(), self.whole());
         let Memory { cached, fresh, kv, new, embeds, length, looking, visual, importance, logits } = &mut self.memory;
+        let new = new.as_ref();
         let (engine, blocks) = match pass {
             Pass::Prefill => (&self.prefill, cached.count),
             Pass::Step => (&self.step, cached.count),
@@ -172,8 +176,17 @@ impl TensorrtDecoder {
         bind(&mut bound, Bound::shared(names::INPUTS_EMBEDS, embeds, &[run.rows, hidden]))?;
         bind(&mut bound, Bound::shared(names::LENGTH, length, &[1]))?;
         for (number, names) in self.names[..blocks].iter().enumerate() {
-            bind(&mut bound, Bound::new(&names.cache, kv, &[run.bound, width]).at(number * cached.stride))?;
-            bind(&mut bound, Bound::new(&names.new, new, &[run.rows, width]).at(number * fresh.stride))?;
+            let at = number * cached.stride;
+            match new {
+                Some(new) => {
+                    bind(&mut bound, Bound::new(&names.cache, kv, &[run.bound, width]).at(at))?;
+                    bind(&mut bound, Bound::new(&names.new, new, &[run.rows, width]).at(number * fresh.stride))?;
+                }
+                None => {
+                    bind(&mut bound, Bound::new(&names.cache, kv, &whole).at(at))?;
+                    bind(&mut bound, Bound::new(&names.kept, kv, &whole).at(at))?;
+                }
+            }
         }
         match pass {
             Pass::Prefill | Pass::Step => bind(&mut bound, Bound::shared(names::LOGITS, logits, &[vocab]))?,
@@ -185,14 +198,27 @@ impl TensorrtDecoder {
         }
         self.stream.enqueue(engine, &bound)?;
         self.written = self.written.max(run.first + run.rows);
+        // A run in place has written them there itself.
+        let Some(new) = new else { return Ok(()) };
         self.stream.copy_rows((new, fresh.rows(0)), (kv, cached.rows(run.first)), [blocks, run.rows * width])
+    }
+
+    /// Dimensions of a cache that is written in place.
+    fn whole(&self) -> [usize; 4] {
+        [1, self.shape.kv_heads, self.sizes.positions.get(), self.shape.head_dim]
     }
 
     /// Zeros where there are keys and values.
     fn forget(&mut self) -> Result<(), ShimError> {
-        let cached = self.memory.cached;
-        if self.written > 0 {
-            self.stream.zero_rows(&self.memory.kv, cached.rows(0), [cached.count, self.written * self.shape.kv_width()])?;
+        let (memory, cached) = (&self.memory, self.memory.cached);
+        let [_, heads, positions, head_dim] = self.whole();
+        if self.written > 0 && memory.new.is_some() {
+            self.stream.zero_rows(&memory.kv, cached.rows(0), [cached.count, self.written * self.shape.kv_width()])?;
+        } else if self.written > 0 {
+            for block in 0..cached.count {
+                let rows = Rows { first: block * cached.stride, pitch: positions * head_dim };
+                self.stream.zero_rows(&memory.kv, rows, [heads, self.written * head_dim])?;
+            }
         }
         self.written = 0;
         Ok(())
@@ -227,7 +253,8 @@ impl TensorrtDecoder {
         // No tensor is empty: of a run that holds no looking row, some row looks at some key, and nothing is made of it.
         (rows[0], keys[0]) = (0, 0);
         rows.iter_mut().zip(looking.clone()).for_each(|(row, position)| *row = place(position - run.first));
-        let key = |position: usize| if position < run.first { position } else { run.bound + position - run.first };
+        let appended = memory.new.is_some();
+        let key = |position: usize| if position < run.first || !appended { position } else { run.bound + position - run.first };
         let (asked, seen) = if looking.is_empty() { (1, 1) } else { (looking.len(), looked.image.len()) };
         let shown = looked.image.clone().take(if looking.is_empty() { 0 } else { seen });
         keys.iter_mut().zip(shown).for_each(|(to, position)| *to = place(key(position)));
@@ -304,15 +331,26 @@ fn anchor_blocks(interface_layer: usize) -> usize {
 }
 
 /// What an engine's tensors are held to: of runs of `rows` positions (0: any), and of the anchor pass, where it is its engine.
-fn tensors<'a>(shape: &DecoderShape, names: &'a [Names], rows: usize, anchor: Option<usize>) -> Vec<(&'a CStr, TensorInfo)> {
+fn tensors<'a>(
+    (shape, names): (&DecoderShape, &'a [Names]),
+    (sizes, form): (DecoderSizes, Form),
+    rows: usize,
+    anchor: Option<usize>,
+) -> Vec<(&'a CStr, TensorInfo)> {
     let (f16, f32, i32) = (Dtype::F16, Dtype::F32, Dtype::I32);
     let info = TensorInfo::new;
     let mut wanted = vec![(names::INPUTS_EMBEDS, info(f16, &[rows, shape.hidden])), (names::LENGTH, info(i32, &[1]))];
     let blocks = anchor.map_or(names.len(), anchor_blocks);
     let cstr = |name: &'a CString| name.as_c_str();
+    let in_place = info(f16, &[1, shape.kv_heads, sizes.positions.get(), shape.head_dim]);
     for names in &names[..blocks] {
-        wanted.push((cstr(&names.cache), info(f16, &[0, shape.kv_width()])));
-        wanted.push((cstr(&names.new), info(f16, &[rows, shape.kv_width()])));
+        match form {
+            Form::Appended => {
+                wanted.push((cstr(&names.cache), info(f16, &[0, shape.kv_width()])));
+                wanted.push((cstr(&names.new), info(f16, &[rows, shape.kv_width()])));
+            }
+            Form::InPlace => wanted.extend([(cstr(&names.cache), in_place), (cstr(&names.kept), in_place)]),
+        }
     }
     match anchor {
         None => wanted.push((names::LOGITS, info(f32, &[shape.vocab]))),

@@ -14,6 +14,7 @@ use tract_onnx::pb::{ValueInfoProto, type_proto};
 use tract_onnx::prelude::*;
 
 use crate::engine::tensorrt::fake::network::{Declared, Tensors};
+use crate::engine::tensorrt::fake::scatter::tensor_scatter;
 use crate::engine::tensorrt::shim::{Dtype, MAX_DIMS, TensorInfo};
 
 /// Dimensions of all inputs.
@@ -28,13 +29,20 @@ pub(super) struct Graph {
 impl Graph {
     /// The graph in `bytes`, and its tensors: inputs, then outputs. `None` where it is none, or has others than of f32, f16 and i32.
     pub fn read(bytes: &[u8]) -> Option<(Self, Vec<Declared>)> {
-        let onnx = tract_onnx::onnx().with_ignore_output_shapes(true);
+        let mut onnx = tract_onnx::onnx().with_ignore_output_shapes(true);
+        onnx.op_register.insert("TensorScatter", tensor_scatter);
         let proto = onnx.proto_model_for_read(&mut Cursor::new(bytes)).ok()?;
         let graph = proto.graph.as_ref()?;
         let of = |infos: &[ValueInfoProto], output| infos.iter().map(|info| declared(info, output)).collect::<Option<Vec<_>>>();
         let (mut all, outputs) = (of(&graph.input, false)?, of(&graph.output, true)?);
         let inputs = all.len();
         all.extend(outputs);
+        // Such an output is the memory of what it is written into, as in TensorRT.
+        for node in graph.node.iter().filter(|node| node.op_type == "TensorScatter") {
+            let [Some(output), Some(input)] = [node.output.first(), node.input.first()] else { return None };
+            let made = all.iter_mut().find(|declared| declared.output && declared.name.as_bytes() == output.as_bytes())?;
+            made.alias = CString::new(input.as_str()).ok();
+        }
         let model = onnx.model_for_proto_model(&proto).ok()?;
         Some((Self { model, inputs, optimised: Mutex::default() }, all))
     }
@@ -114,5 +122,5 @@ fn declared(info: &ValueInfoProto, output: bool) -> Option<Declared> {
     };
     let dims = tensor.shape.as_ref()?.dim.iter().map(|found| dim(&found.value)).collect::<Option<Vec<_>>>()?;
     let name = CString::new(info.name.as_str()).ok().filter(|_| dims.len() <= MAX_DIMS)?;
-    Some(Declared { name, tensor: TensorInfo::new(dtype, &dims), output })
+    Some(Declared { name, tensor: TensorInfo::new(dtype, &dims), output, alias: None })
 }

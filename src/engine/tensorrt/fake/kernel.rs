@@ -81,14 +81,14 @@ impl Kernel {
     /// Inputs, then outputs.
     pub fn tensors(self) -> Vec<Declared> {
         let info = TensorInfo::new;
-        let declared = |name: &CStr, tensor, output| Declared { name: name.to_owned(), tensor, output };
+        let declared = |name: &CStr, tensor, output| Declared { name: name.to_owned(), tensor, output, alias: None };
         let input = |name, tensor| declared(name, tensor, false);
         let output = |name, tensor| declared(name, tensor, true);
         let blocks = |stem: &str, kv_width: usize, rows: usize, output: bool| {
             let block = |number: usize| {
                 let name = format!("{}{}{}", if output { "new_" } else { "" }, ["k", "v"][number % 2], stem);
                 let name = CString::new(numbered(&name, number / 2)).unwrap_or_default();
-                Declared { name, tensor: info(Dtype::F16, &[rows, kv_width]), output }
+                Declared { name, tensor: info(Dtype::F16, &[rows, kv_width]), output, alias: None }
             };
             (0..self.blocks()).map(block).collect::<Vec<_>>()
         };

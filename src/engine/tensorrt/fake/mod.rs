@@ -11,6 +11,7 @@ mod graph;
 mod kernel;
 mod network;
 mod queue;
+mod scatter;
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_void};
@@ -23,7 +24,9 @@ use crate::engine::onnx::EncoderShape;
 use crate::engine::tensorrt::shim::{
     self, Backend, DeviceBuffer, Element, Given, Handle, HostBuffer, Identity, RawRows, ShimTable, Status, TensorInfo,
 };
-use crate::engine::tensorrt::{DecoderPlans, DecoderSizes, Device, RowsOf, TensorrtDecoder, TensorrtEncoder, TensorrtProjector, sealed};
+use crate::engine::tensorrt::{
+    DecoderPlans, DecoderSizes, Device, Form, RowsOf, TensorrtDecoder, TensorrtEncoder, TensorrtProjector, sealed,
+};
 use crate::engine::{DecoderError, DecoderShape, EngineError};
 use crate::units::{Bytes, Tokens};
 use half::f16;
@@ -195,7 +198,7 @@ pub fn decoder(
     let kv_width = shape.kv_width();
     let run = |step| plan(Kernel::Run { hidden, kv_width, layers, vocab, stop, answer_len, step });
     let (prefill, step, anchor) = (run(false), run(true), plan(Kernel::Anchor { hidden, kv_width, layers }));
-    let plans = DecoderPlans { prefill: (&prefill).into(), step: (&step).into(), anchor: (&anchor).into() };
+    let plans = DecoderPlans { prefill: (&prefill).into(), step: (&step).into(), anchor: (&anchor).into(), form: Form::Appended };
     TensorrtDecoder::load(device, &plans, (Box::new(Spelled), shape), layers, sizes)
 }
 

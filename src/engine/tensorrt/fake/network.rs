@@ -12,6 +12,8 @@ pub(super) struct Declared {
     pub name: CString,
     pub tensor: TensorInfo,
     pub output: bool,
+    /// Of an output: the input whose memory it is.
+    pub alias: Option<CString>,
 }
 
 /// `stem` with a layer's number.

@@ -573,10 +573,14 @@ impl State {
         if !network.admits(|place| bound[place].tensor) {
             return Err(Status::SHAPE);
         }
-        let over = |(place, one): (usize, &Bound)| {
-            declared[place].output && bound.iter().enumerate().any(|(other, bound)| other != place && one.overlaps(bound))
+        // What an output is, it lies over, and nothing else does.
+        let apart = |place: usize, other: usize| {
+            let alias = |one: usize, other: usize| declared[one].alias.as_ref() == Some(&declared[other].name);
+            let same = bound[place].buffer == bound[other].buffer && bound[place].offset == bound[other].offset;
+            if alias(place, other) || alias(other, place) { same } else { !bound[place].overlaps(&bound[other]) }
         };
-        if bound.iter().enumerate().any(over) || !self.streams.contains(&stream) {
+        let over = |place: usize| declared[place].output && (0..bound.len()).any(|other| other != place && !apart(place, other));
+        if (0..bound.len()).any(over) || !self.streams.contains(&stream) {
             return Err(Status::ARGUMENT);
         }
         Ok(Arc::clone(network))
