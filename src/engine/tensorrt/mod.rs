@@ -1,6 +1,6 @@
 //! Engines on a device: TensorRT behind a flat-C shim. Memory lives there, work completes later, and what goes wrong is an error with its figures.
 //!
-//! All memory is allocated at load, on both sides, so that it can't run out in flight; the device's as one piece ([`Room`]). Each engine has a stream of its own and waits for its last
+//! All memory that is ours or TensorRT's is allocated at load, on both sides, the device's as one piece ([`Room`]); what the driver takes for itself is its own. Each engine has a stream of its own and waits for its last
 //! copy before it returns.
 //!
 //! # Why
