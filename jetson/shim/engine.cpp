@@ -262,14 +262,13 @@ uhr_status capture(Device &device, Engine &engine, Stream &queue) {
     const Driver &driver = shim().driver;
     std::lock_guard<std::mutex> lock(device.capturing);
     engine.captures = false;
-    uhr_status status = device.judge("capturing a run", driver.cuStreamBeginCapture_v2(queue.stream, CAPTURE_THREAD));
-    if (status) {
-        if (status != UHR_LOST) not_captured(device);
-        return status == UHR_LOST ? status : UHR_OK;
-    }
-    const bool enqueued = engine.context->enqueueV3(queue.stream);
     CuGraph graph = nullptr;
-    status = device.judge("capturing a run", driver.cuStreamEndCapture(queue.stream, &graph));
+    bool enqueued = false;
+    uhr_status status = device.judge("capturing a run", driver.cuStreamBeginCapture_v2(queue.stream, CAPTURE_THREAD));
+    if (!status) {
+        enqueued = engine.context->enqueueV3(queue.stream);
+        status = device.judge("capturing a run", driver.cuStreamEndCapture(queue.stream, &graph));
+    }
     if (!status && enqueued && graph != nullptr) {
         status = device.judge("making a graph of a run", driver.cuGraphInstantiateWithFlags(&engine.graph, graph, 0));
         if (status) engine.graph = nullptr;
@@ -278,6 +277,16 @@ uhr_status capture(Device &device, Engine &engine, Stream &queue) {
     engine.captures = engine.graph != nullptr;
     if (!engine.captures && status != UHR_LOST) not_captured(device);
     return status == UHR_LOST ? status : UHR_OK;
+}
+
+// A number of an engine's.
+uhr_status told(uhr_handle handle, uhr_handle engine, std::uint64_t Engine::*number, std::uint64_t *bytes) noexcept {
+    return on(handle, [&](Device &device) -> uhr_status {
+        auto found = find(device, device.engines, engine);
+        if (!found) return device.say(UHR_ARGUMENT, "an engine that isn't this device's");
+        *bytes = (*found).*number;
+        return UHR_OK;
+    });
 }
 
 }  // namespace
@@ -295,23 +304,9 @@ uhr_status engine_open(uhr_handle handle, const std::uint8_t *plan, std::uint64_
     });
 }
 
-uhr_status engine_bytes(uhr_handle handle, uhr_handle engine, std::uint64_t *bytes) noexcept {
-    return on(handle, [&](Device &device) -> uhr_status {
-        auto found = find(device, device.engines, engine);
-        if (!found) return device.say(UHR_ARGUMENT, "an engine that isn't this device's");
-        *bytes = found->bytes;
-        return UHR_OK;
-    });
-}
+uhr_status engine_bytes(uhr_handle handle, uhr_handle engine, std::uint64_t *bytes) noexcept { return told(handle, engine, &Engine::bytes, bytes); }
 
-uhr_status engine_taken(uhr_handle handle, uhr_handle engine, std::uint64_t *bytes) noexcept {
-    return on(handle, [&](Device &device) -> uhr_status {
-        auto found = find(device, device.engines, engine);
-        if (!found) return device.say(UHR_ARGUMENT, "an engine that isn't this device's");
-        *bytes = found->taken;
-        return UHR_OK;
-    });
-}
+uhr_status engine_taken(uhr_handle handle, uhr_handle engine, std::uint64_t *bytes) noexcept { return told(handle, engine, &Engine::taken, bytes); }
 
 uhr_status engine_tensor(uhr_handle handle, uhr_handle engine, const char *name, uhr_tensor *tensor) noexcept {
     return on(handle, [&](Device &device) -> uhr_status {

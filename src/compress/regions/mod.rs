@@ -165,6 +165,16 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    /// Refuses a view of more than these; clusters beyond its tokens are none.
+    ///
+    /// # Errors
+    /// [`CompressError::Room`] of the first that is more.
+    pub fn admit(self, tokens: usize, dim: usize, clusters: usize) -> Result<(), CompressError> {
+        let pairs = [("tokens", tokens, self.tokens), ("features", dim, self.dim), ("clusters", clusters.min(tokens), self.clusters)];
+        let over = pairs.into_iter().find(|(_, found, room)| found > room);
+        over.map_or(Ok(()), |(what, found, room)| Err(CompressError::Room { what, found, room }))
+    }
+
     /// Room for either.
     #[must_use]
     pub fn max(self, other: Self) -> Self {

@@ -18,7 +18,7 @@ use crate::compress::{CompressError, MASKED};
 use crate::config::Stop;
 use crate::engine::EngineError;
 use crate::engine::tensorrt::shim::{
-    ALIGNMENT, Bound, Device, DeviceBuffer, DeviceEngine, Dtype, Element, HostBuffer, Rows, ShimError, Stream, TensorInfo,
+    Bound, Device, DeviceBuffer, DeviceEngine, Dtype, Element, HostBuffer, Rows, ShimError, Stream, TensorInfo, pitch,
 };
 use crate::engine::tensorrt::{Plan, Room, id, names};
 use crate::kernels::Pool;
@@ -41,11 +41,6 @@ pub struct TensorrtKmeans {
     open: Vec<u32>,
     starts: Starts,
     numbers: Vec<u32>,
-}
-
-/// Values from a run's begin to the next one's: `values`, up to a place where a tensor may begin.
-fn pitch<T>(values: usize) -> usize {
-    values.next_multiple_of(ALIGNMENT / size_of::<T>())
 }
 
 /// Where runs of `rows` tokens of `dim` features lie in their buffers, in values.
@@ -285,15 +280,9 @@ impl TensorrtKmeans {
     }
 
     fn check(&self, tokens: usize, dim: usize, clusters: usize) -> Result<(), CompressError> {
-        let Sizes { tokens: most, dim: own, clusters: groups } = self.sizes;
-        let clusters = clusters.min(tokens);
-        let cases = [
-            ("tokens", tokens, most, tokens <= most),
-            ("features", dim, own, dim == own),
-            ("clusters", clusters, groups, clusters <= groups),
-        ];
-        let found = cases.into_iter().find(|(.., fits)| !fits);
-        found.map_or(Ok(()), |(what, found, room, _)| Err(CompressError::Room { what, found, room }))
+        self.sizes.admit(tokens, dim, clusters)?;
+        // The graphs' width is a number.
+        if dim == self.sizes.dim { Ok(()) } else { Err(CompressError::Room { what: "features", found: dim, room: self.sizes.dim }) }
     }
 
     /// Copies a view's open tokens and the centres that it starts from to the device.

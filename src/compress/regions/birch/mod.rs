@@ -11,7 +11,7 @@ mod ward;
 use crate::compress::CompressError;
 use crate::compress::regions::centres::{dense, pack};
 use crate::compress::regions::embed::{Embedding, check_view, open_tokens};
-use crate::compress::regions::{Partition, Partitioned, ViewFeatures};
+use crate::compress::regions::{Partition, Partitioned, Sizes, ViewFeatures};
 use crate::config;
 use crate::kernels::{Isa, LANES, Pool, nearest};
 use crate::units::Bytes;
@@ -118,13 +118,7 @@ impl Birch {
     }
 
     fn check(&self, tokens: usize, dim: usize, clusters: usize) -> Result<(), CompressError> {
-        for (what, found, room) in
-            [("tokens", tokens, self.max_tokens), ("features", dim, self.max_dim), ("clusters", clusters.min(tokens), self.max_clusters)]
-        {
-            if found > room {
-                return Err(CompressError::Room { what, found, room });
-            }
-        }
+        Sizes { tokens: self.max_tokens, dim: self.max_dim, clusters: self.max_clusters }.admit(tokens, dim, clusters)?;
         if clusters == 0 { Err(CompressError::NoClusters) } else { Ok(()) }
     }
 

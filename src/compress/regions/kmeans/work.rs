@@ -1,7 +1,7 @@
 //! The clustering's workspace, made once for the largest view.
 
 use super::start::Starts;
-use crate::compress::CompressError;
+use crate::compress::{CompressError, regions};
 use crate::kernels::{LANES, row_bytes};
 use crate::units::Bytes;
 
@@ -176,14 +176,6 @@ impl ClusterWork {
     }
 
     pub(super) fn check(&self, tokens: usize, dim: usize, clusters: usize) -> Result<(), CompressError> {
-        let clusters = clusters.min(tokens);
-        for (what, found, room) in
-            [("tokens", tokens, self.max_tokens), ("features", dim, self.max_dim), ("clusters", clusters, self.max_clusters)]
-        {
-            if found > room {
-                return Err(CompressError::Room { what, found, room });
-            }
-        }
-        Ok(())
+        regions::Sizes { tokens: self.max_tokens, dim: self.max_dim, clusters: self.max_clusters }.admit(tokens, dim, clusters)
     }
 }

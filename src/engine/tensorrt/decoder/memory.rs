@@ -5,7 +5,7 @@ use std::ffi::CString;
 use half::f16;
 
 use crate::engine::DecoderShape;
-use crate::engine::tensorrt::shim::{ALIGNMENT, Device, DeviceBuffer, Rows, Shared, ShimError};
+use crate::engine::tensorrt::shim::{Device, DeviceBuffer, Rows, Shared, ShimError, pitch};
 use crate::engine::tensorrt::{DecoderSizes, Form, Room};
 use crate::units::{Bytes, Tokens};
 
@@ -28,8 +28,7 @@ pub struct Blocks {
 
 impl Blocks {
     pub fn new(shape: &DecoderShape, rows: usize) -> Self {
-        let stride = (rows * shape.kv_width()).next_multiple_of(ALIGNMENT / size_of::<f16>());
-        Self { count: 2 * shape.layers, stride, width: shape.kv_width() }
+        Self { count: 2 * shape.layers, stride: pitch::<f16>(rows * shape.kv_width()), width: shape.kv_width() }
     }
 
     pub fn values(&self) -> usize {

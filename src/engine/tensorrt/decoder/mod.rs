@@ -164,7 +164,7 @@ impl TensorrtDecoder {
 
     /// Enqueues a run of `pass` over what [`Self::send`] sent, and the copy of its keys and values behind the others.
     fn enqueue(&mut self, pass: Pass, run: Run) -> Result<(), ShimError> {
-        let (hidden, vocab, width, whole) = (self.shape.hidden, self.shape.vocab, self.shape.kv_width(), self.whole());
+        let (hidden, vocab, width, whole) = (self.shape.hidden, self.shape.vocab, self.shape.kv_width(), whole(&self.shape, self.sizes));
         let Memory { cached, fresh, kv, new, embeds, length, looking, visual, importance, logits } = &mut self.memory;
         let new = new.as_ref();
         let (engine, blocks) = match pass {
@@ -203,15 +203,10 @@ impl TensorrtDecoder {
         self.stream.copy_rows((new, fresh.rows(0)), (kv, cached.rows(run.first)), [blocks, run.rows * width])
     }
 
-    /// Dimensions of a cache that is written in place.
-    fn whole(&self) -> [usize; 4] {
-        [1, self.shape.kv_heads, self.sizes.positions.get(), self.shape.head_dim]
-    }
-
     /// Zeros where there are keys and values.
     fn forget(&mut self) -> Result<(), ShimError> {
         let (memory, cached) = (&self.memory, self.memory.cached);
-        let [_, heads, positions, head_dim] = self.whole();
+        let [_, heads, positions, head_dim] = whole(&self.shape, self.sizes);
         if self.written > 0 && memory.new.is_some() {
             self.stream.zero_rows(&memory.kv, cached.rows(0), [cached.count, self.written * self.shape.kv_width()])?;
         } else if self.written > 0 {
@@ -325,6 +320,11 @@ fn fill(embeddings: &mut dyn Embed, segments: &[Segment<'_>], first: usize, (row
     }
 }
 
+/// Dimensions of a cache that is written in place.
+fn whole(shape: &DecoderShape, sizes: DecoderSizes) -> [usize; 4] {
+    [1, shape.kv_heads, sizes.positions.get(), shape.head_dim]
+}
+
 /// Blocks of keys and values that the anchor pass makes: of the interface layer only keys.
 fn anchor_blocks(interface_layer: usize) -> usize {
     2 * interface_layer - 1
@@ -342,7 +342,7 @@ fn tensors<'a>(
     let mut wanted = vec![(names::INPUTS_EMBEDS, info(f16, &[rows, shape.hidden])), (names::LENGTH, info(i32, &[1]))];
     let blocks = anchor.map_or(names.len(), anchor_blocks);
     let cstr = |name: &'a CString| name.as_c_str();
-    let in_place = info(f16, &[1, shape.kv_heads, sizes.positions.get(), shape.head_dim]);
+    let in_place = info(f16, &whole(shape, sizes));
     for names in &names[..blocks] {
         match form {
             Form::Appended => {

@@ -408,9 +408,14 @@ impl State {
     pub fn alloc(&mut self, bytes: u64) -> Result<Handle, Status> {
         let len = words(bytes)?;
         self.admit(len as u64 * WORD, true)?;
+        Ok(self.keep(len, None))
+    }
+
+    /// A buffer of `len` words, its own or standing for host memory.
+    fn keep(&mut self, len: usize, of: Option<Handle>) -> Handle {
         let handle = next_handle();
-        self.buffers.insert(handle, Memory { bytes: len as u64 * WORD, words: vec![POISONED; len].into(), of: None });
-        Ok(handle)
+        self.buffers.insert(handle, Memory { bytes: len as u64 * WORD, words: vec![POISONED; len].into(), of });
+        handle
     }
 
     pub fn free(&mut self, buffer: Handle) -> Option<()> {
@@ -422,12 +427,7 @@ impl State {
     pub fn host_map(&mut self, host: Handle) -> Result<Handle, Status> {
         self.alive()?;
         let len = self.hosts.get(&host).ok_or(Status::ARGUMENT)?.len();
-        if !self.shares {
-            return Ok(0);
-        }
-        let handle = next_handle();
-        self.buffers.insert(handle, Memory { bytes: len as u64 * WORD, words: vec![POISONED; len].into(), of: Some(host) });
-        Ok(handle)
+        Ok(if self.shares { self.keep(len, Some(host)) } else { 0 })
     }
 
     pub fn host_alloc(&mut self, bytes: u64) -> Result<(Handle, Shared), Status> {

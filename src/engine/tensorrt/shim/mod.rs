@@ -42,6 +42,12 @@ pub const MAX_BINDINGS: usize = 264;
 /// Where in its buffer a tensor may begin: TensorRT wants addresses at multiples of so many bytes.
 pub const ALIGNMENT: usize = 256;
 
+/// Values from one tensor's begin to the next one's in the same buffer: `values`, up to a place where a tensor may begin.
+#[must_use]
+pub fn pitch<T>(values: usize) -> usize {
+    values.next_multiple_of(ALIGNMENT / size_of::<T>())
+}
+
 /// Something that the library owns; 0 is none.
 pub type Handle = u64;
 

@@ -128,6 +128,7 @@ impl Stream {
             return Err(ShimError::Shape { tensor: "of a run".into(), wanted: "those of the engine".into(), found });
         }
         self.device.check("enqueuing a run", status)?;
+        // All of them are the device's before the first event is asked for: one that fails leaves none to the host.
         let marks = || bound.iter().filter_map(|bound| bound.mark);
         marks().for_each(Mark::taken);
         marks().try_for_each(|mark| mark.working(self))
